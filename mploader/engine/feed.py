@@ -107,9 +107,10 @@ class Feed:
         feeder = self._feeder
         return feeder is not None and threading.current_thread() is feeder.thread
 
-    def is_done(self, index: int) -> bool:
-        """Whether it was delivered before the state was saved from which this epoch goes on."""
-        return index in self._elements.done
+    @property
+    def done(self) -> frozenset[int]:
+        """Indices that were delivered before the state was saved from which this epoch goes on."""
+        return self._elements.done
 
     def describe(self, index: int) -> str:
         """Show an element, for an error."""
@@ -139,15 +140,13 @@ class Feed:
         """Fill the window. True if something may have arrived: an element was drawn, or failed, here."""
         window, feeder = self._window, self._feeder
         if not self.is_stream:
-            end = self.base + self._elements.length
-            first = seq = self.next_seq
-            while seq < end and window.has_room():  # B: admitted
-                window.admit()
-                seq += 1  # A: the next index
-            if seq > first:
-                self._pool.submit(range(first, seq), self.base, self._epoch)
-                self.next_seq = seq
-            self.is_exhausted = seq >= end
+            first, end = self.next_seq, self.base + self._elements.length
+            last = min(first + window.room(), end)  # A: the next indices
+            if last > first:
+                window.admit(last - first)  # B: admitted
+                self._pool.submit(range(first, last), self.base, self._epoch)
+                self.next_seq = last
+            self.is_exhausted = last >= end
             return False
         if self.is_exhausted or not window.has_room():
             return False

@@ -55,13 +55,13 @@ class Ledger:
 
     def wrote(self, seq: int, mailed_to: int | None = None) -> None:
         """Its record was written to the shared pipe, or to the mailbox of an incarnation."""
-        readers = self._readers.get(seq)
-        if readers is not None:
-            readers.issued += 1
+        if self._readers and seq in self._readers:
+            self._readers[seq].issued += 1
         if mailed_to is not None:
             self._mailed[seq] = mailed_to
             return
-        self._mailed.pop(seq, None)
+        if self._mailed:
+            self._mailed.pop(seq, None)
         order = self._order
         while order and order[0] not in self.open:
             order.popleft()

@@ -13,7 +13,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable
-from itertools import repeat
 
 from mploader import platform
 from mploader.engine.contract import Arrival, failed_here
@@ -34,7 +33,6 @@ from mploader.transport.records import Kind, Result, Task, Verb
 from mploader.transport.segment import PAGE_BYTES, Segment
 
 READ_BYTES = 256 * records.RECORD_BYTES
-NOWHERE = Span(0, 0, 0, 0)  # the index says it all
 SPIN_S = 20e-6  # a sleep and its wake-up cost 23 us of CPU on both sides: yielding that long first pays
 SHORT_WAIT_S = 100e-6  # and only where the last wait was as short as this: else it takes the workers' cores
 CHEAP_NS = 30_000  # to wake a worker costs the consumer 10 to 20 us
@@ -44,7 +42,7 @@ ADDRESS_SHARE = 4  # where the address space is limited: all memories together t
 HELD_SHARE = 4  # of a ring smaller than that, what waits, and what is held, may take this part each
 MAX_NUDGES = 5  # a worker that waits for work, seconds after work was sent, is stopped, not idle
 
-_LAST_COMPLETION = int(Kind.ERROR)
+_RUN, _LAST_COMPLETION = int(Verb.RUN), int(Kind.ERROR)  # plain: an enum's member costs more than all else in its line
 
 
 class Pool:
@@ -156,10 +154,13 @@ class Pool:
         """
         with self.lock:
             generation = self._generation
-            tasks = [
-                Task(seq, seq - base, *element, 0, generation, Verb.RUN, epoch)
-                for seq, element in zip(seqs, elements or repeat(NOWHERE), strict=False)
-            ]
+            if elements is None:  # the index says it all
+                tasks = [Task(seq, seq - base, 0, 0, 0, 0, 0, generation, _RUN, epoch) for seq in seqs]
+            else:
+                tasks = [
+                    Task(seq, seq - base, *element, 0, generation, _RUN, epoch)
+                    for seq, element in zip(seqs, elements, strict=True)
+                ]
             for task in tasks:
                 self.ledger.add(task)
             self.tasks.send(tasks, together=self.is_cheap)  # to wake a worker costs more than cheap tasks

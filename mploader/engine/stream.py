@@ -295,27 +295,26 @@ class Stream:
         if not arrived:
             return False
         while arrived:
-            self._park(arrived[0])
+            arrival = arrived[0]
+            record = arrival.record
+            if self.reorder.park(record.seq, arrival):
+                self.window.park(record.span_nbytes)
             arrived.popleft()
         return True
-
-    def _park(self, arrival: Arrival) -> None:
-        record = arrival.record
-        if self.reorder.park(record.seq, arrival):
-            self.window.park(record.span_nbytes)
 
     def _deliver(self, epoch: int, thread: int, seq: int, arrival: Arrival) -> Delivery | None:
         """Hand out the head; None if it was skipped."""
         value, error, leased = self._open(seq, arrival)
         delivery: Delivery | None = None
         on_error = self.options.on_error
-        if self._feed.is_done(seq - self._feed.base):
+        index = seq - self._feed.base
+        if index in self._feed.done:
             self._settle(seq, arrival, leased)
             return None
         if error is not None:
             self.errors += 1
         if error is None or on_error == "raise" or arrival.is_source:
-            delivery = Delivery(epoch, seq, value, error, False, seq - self._feed.base, arrival.is_source)
+            delivery = Delivery(epoch, seq, value, error, False, index, arrival.is_source)
         elif callable(on_error):
             try:
                 delivery = Delivery(epoch, seq, on_error(error))

@@ -29,24 +29,22 @@ class Window:
 
     def has_room(self) -> bool:
         """True if one more may be admitted; always if nothing is outstanding: the next to deliver never waits."""
-        if self.outstanding == 0:
-            return True
-        if self.outstanding >= self.prefetch:
-            return False
-        running = self.outstanding - self.parked
-        return self.parked_bytes + (running + 1) * self._estimate <= self.limit_bytes
+        return self.room() > 0
 
     def room(self) -> int:
         """How many more may be admitted, as far as can be told now; at least one if nothing is outstanding."""
-        free = self.prefetch - self.outstanding
-        if self._estimate:
-            running = self.outstanding - self.parked
+        outstanding = self.outstanding
+        free = self.prefetch - outstanding
+        if free > 0 and self._estimate:
+            running = outstanding - self.parked
             free = min(free, int((self.limit_bytes - self.parked_bytes) / self._estimate) - running)
-        return max(free, 0 if self.outstanding else 1)
+        if free > 0:
+            return free
+        return 0 if outstanding else 1
 
-    def admit(self) -> None:
-        """Count one more."""
-        self.outstanding += 1
+    def admit(self, count: int = 1) -> None:
+        """Count some more."""
+        self.outstanding += count
 
     def park(self, nbytes: int) -> None:
         """One has arrived, with this size."""

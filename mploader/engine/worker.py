@@ -43,6 +43,9 @@ CONTROL_FLOOR = 0  # words of the control segment
 CONTROL_PLACES = 8
 GENERATIONS = 128  # published places that are kept; a worker is never that far behind
 
+_RUN, _RUNNING, _WRITING, _WAITING = int(Verb.RUN), int(Phase.RUNNING), int(Phase.WRITING), int(Phase.WAITING)
+_RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)  # plain: an enum's member costs more than all else in its line
+
 
 class Worker:
     """One incarnation of one worker."""
@@ -134,10 +137,10 @@ class Worker:
             if not data:
                 return
             task = Task._make(records.unpack_task(data))  # D: a worker takes it
-            if task.verb == Verb.STOP:
-                return
-            if task.verb == Verb.TIDY:
-                self._idle_ticks = 0
+            if task.verb != _RUN:
+                if task.verb == Verb.STOP:
+                    return
+                self._idle_ticks = 0  # Verb.TIDY
                 continue
             if task.seq < control[CONTROL_FLOOR]:  # of an epoch that was given up
                 if task.span_nbytes:
@@ -188,7 +191,7 @@ class Worker:
             words[Word.ATTEMPT] = attempt
             words[Word.STARTED_NS] = now
             words[Word.SINCE_NS] = now
-            words[Word.PHASE] = Phase.RUNNING
+            words[Word.PHASE] = _RUNNING
             words[Word.CLAIM] = task.seq  # D: claimed: whoever reads this word sees the ones above
             trouble: BaseException | None = None
             value: Any = None
@@ -209,7 +212,7 @@ class Worker:
             then = time.monotonic_ns()
             words[Word.RUNNING_NS] += then - now
             words[Word.SINCE_NS] = then
-            words[Word.PHASE] = Phase.WRITING
+            words[Word.PHASE] = _WRITING
             if trouble is not None and attempt < self._retries and isinstance(trouble, self._work.retry_on):
                 attempt += 1
                 now = then
@@ -223,19 +226,19 @@ class Worker:
                 if self._work.program.many:
                     value = [self._packed(part) if type(part) is Raised else part for part in value]
                 span = self._writer.write(value)  # E: straight into the ring
-                kind = Kind.RESULT
+                kind = _RESULT
             except BaseException as exc:  # noqa: BLE001  what pickling raised is the item's error
-                kind, span = Kind.ERROR, self._write_refused(exc, value)
+                kind, span = _ERROR, self._write_refused(exc, value)
             del value
         else:
             kind, span = (
-                Kind.ERROR,
+                _ERROR,
                 self._store_failure("raised", failure.pack(trouble, self._writer.dispatch), told, where=self._where()),
             )
         del trouble
         self._work.program.runtime.element = UNKNOWN
         words[Word.ITEMS] += 1
-        if kind is Kind.ERROR:
+        if kind == _ERROR:
             words[Word.ERRORS] += 1
         words[Word.NBYTES] += span.span_nbytes
         done = time.monotonic_ns()
@@ -243,7 +246,7 @@ class Worker:
         done = time.monotonic_ns()
         words[Word.WRITING_NS] += done - then
         words[Word.SINCE_NS] = done
-        words[Word.PHASE] = Phase.WAITING
+        words[Word.PHASE] = _WAITING
         self._idle_ticks = 0
 
     def _packed(self, part: Raised) -> Raised:
@@ -274,7 +277,7 @@ class Worker:
         # a plain tuple and dict of strings and bytes: this pickle cannot fail, nor its loading
         return self._writer.store(pickle.dumps((what, packed, told), 5))
 
-    def _announce(self, kind: Kind, task: Task, span: Span, run_ns: int) -> None:
+    def _announce(self, kind: int, task: Task, span: Span, run_ns: int) -> None:
         record = records.pack_result(
             task.seq,
             span.offset,

@@ -5,8 +5,8 @@ Runs in: worker; behind a step of the sequence, in the consumer. Must never know
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
+from time import perf_counter_ns
 from typing import Any
 
 from mploader.pipeline import rng
@@ -36,7 +36,7 @@ class Calls(Node):
             )
 
     def call(self, x: Any, draw: int, turn: int) -> Any:
-        before = time.perf_counter_ns()
+        before = perf_counter_ns()
         try:
             if self.takes_rng:
                 generator = rng.generator(rng.derive(self.key, turn, draw))
@@ -46,7 +46,7 @@ class Calls(Node):
         except BaseException:
             self.runtime.stage = self
             raise
-        self.spent_ns += time.perf_counter_ns() - before
+        self.spent_ns += perf_counter_ns() - before
         self.calls += 1
         return y
 
@@ -71,7 +71,7 @@ class Map(Calls):
         return self.child.length
 
     def get(self, i: int, draw: int, turn: int) -> Any:
-        return self.call(self.child.get(i, draw, turn), draw, turn)
+        return self.call(self.children[0].get(i, draw, turn), draw, turn)
 
     def spread(self, x: Any, draw: int, turn: int) -> Outputs:
         return (self.call(x, draw, turn),)

@@ -1,7 +1,8 @@
 """Codec: an object to a span and back.
 
-A span is a 64-byte head whose first word says whether it was freed, the pickle stream (protocol 5), its
-large buffers out of band at multiples of 64, and a table of where they are (two words each) at the end.
+A span is a 64-byte head whose first word says whether it was freed (then none of its bytes is 0), the pickle
+stream (protocol 5), its large buffers out of band at multiples of 64, and a table of where they are (two words
+each) at the end.
 
 Must never know: seqs, workers, pipes. The writer is the only one who allocates; whoever reads, frees.
 """
@@ -14,7 +15,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from mploader.transport.lease import FREED, Leases
+from mploader.transport.lease import Leases
 from mploader.transport.pickler import ByValuePickler
 from mploader.transport.ring import Ring, align
 from mploader.transport.segment import PAGE_BYTES, Segment
@@ -58,9 +59,11 @@ class SpanWriter:
         self._main_by_value = main_by_value
         self._base = base
         self._committed = 0
-        words, first = segment.words, base >> 3
-        self.ring = Ring(segment.nbytes - base, lambda start: words[first + (start >> 3)] == FREED)
-        self._buffers: list[pickle.PickleBuffer] = []
+        # a byte of each head, by a method in C: it is asked several times an item
+        self.ring = Ring(segment.nbytes - base, segment.view[base:].__getitem__)
+        self._raws: list[memoryview] = []  # the large buffers of the object in hand
+        self._sink = io.BytesIO()
+        self._pickler: pickle.Pickler | None = None
         self._last_stream_nbytes = 0
         self._had_buffers = False
         self._registered = 0
@@ -72,20 +75,20 @@ class SpanWriter:
           NoRoomError: larger than ``limit_bytes`` or than the whole memory.
           Exception: whatever pickling raised, with ``cloudpickle`` as with ``pickle``.
         """
-        buffers = self._buffers
-        buffers.clear()
+        raws = self._raws
+        raws.clear()
         try:
             large = self._last_stream_nbytes >= SPOOL_BYTES and not self._main_by_value
             span = self._spool(obj) if large else self._store(self._pickle(obj))
         finally:
-            buffers.clear()
+            raws.clear()
         self._last_stream_nbytes = span.stream_nbytes
         self._had_buffers = span.n_buffers > 0
         return span
 
     def store(self, stream: bytes) -> Span:
         """Write a pickle stream that was made elsewhere and has no buffers, however small the limit is."""
-        self._buffers.clear()
+        self._raws.clear()
         return self._store(stream, is_limited=False)
 
     def release(self, span: Span) -> None:
@@ -107,15 +110,26 @@ class SpanWriter:
                 if not self._main_by_value or b"__main__" not in stream:
                     return stream
                 raise pickle.PicklingError("something in it may be named by __main__")
-            sink = io.BytesIO()
-            pickler = pickle.Pickler(sink, 5, buffer_callback=self._keep)
-            pickler.dispatch_table = self._table()
-            pickler.dump(obj)
+            return self._dump(obj)
         except Exception:  # noqa: BLE001  cloudpickle takes lambdas, local classes, __main__; its error is the better one
-            self._buffers.clear()
+            self._raws.clear()
             sink = io.BytesIO()
             ByValuePickler(sink, self._keep).dump(obj)
         return sink.getbuffer()
+
+    def _dump(self, obj: object) -> bytes:
+        """Pickle with our reducers. One pickler for all: to make one takes as long as a small object."""
+        pickler = self._pickler
+        if pickler is None:
+            pickler = self._pickler = pickle.Pickler(self._sink, 5, buffer_callback=self._keep)
+        pickler.dispatch_table = self._table()
+        try:
+            pickler.dump(obj)
+            return self._sink.getvalue()
+        finally:
+            pickler.clear_memo()  # it keeps what was pickled alive
+            self._sink.seek(0)
+            self._sink.truncate()
 
     def _table(self) -> DispatchTable:
         """The reducers, with what a library may have registered meanwhile."""
@@ -126,9 +140,10 @@ class SpanWriter:
 
     def _keep(self, buffer: pickle.PickleBuffer) -> bool | None:
         """Decide about one buffer: True leaves it in the stream, None takes it out of band."""
-        if buffer.raw().nbytes < OUT_OF_BAND_BYTES:
+        raw = buffer.raw()
+        if raw.nbytes < OUT_OF_BAND_BYTES:
             return True
-        self._buffers.append(buffer)
+        self._raws.append(raw)
         return None
 
     def _spool(self, obj: object) -> Span:
@@ -145,21 +160,20 @@ class SpanWriter:
             return spool.finish()
         except Exception:  # noqa: BLE001  as in _pickle and above
             spool.abandon()
-            self._buffers.clear()
+            self._raws.clear()
             return self._store(self._pickle(obj))
         except BaseException:
             spool.abandon()
             raise
 
     def _store(self, stream: bytes | memoryview, *, is_limited: bool = True) -> Span:
-        buffers, stream_nbytes = self._buffers, len(stream)
-        if not buffers:
+        raws, stream_nbytes = self._raws, len(stream)
+        if not raws:
             nbytes = HEAD_BYTES + stream_nbytes
             offset = self.allocate(nbytes, is_limited=is_limited)
             at = offset + HEAD_BYTES
             self.segment.view[at : at + stream_nbytes] = stream
             return Span(offset, stream_nbytes, nbytes, 0)
-        raws = [buffer.raw() for buffer in buffers]
         nbytes = spanned(stream_nbytes, raws)
         offset = self.allocate(nbytes)
         at = offset + HEAD_BYTES
@@ -217,7 +231,10 @@ def check_picklable(obj: object) -> None:
 
 def spanned(stream_nbytes: int, raws: list[memoryview]) -> int:
     """Size of a span with these buffers, in bytes: a multiple of 64."""
-    return align(HEAD_BYTES + stream_nbytes) + sum(align(raw.nbytes) for raw in raws) + align(16 * len(raws))
+    nbytes = align(HEAD_BYTES + stream_nbytes) + align(16 * len(raws))
+    for raw in raws:
+        nbytes += align(raw.nbytes)
+    return nbytes
 
 
 class _Spool:
@@ -241,7 +258,7 @@ class _Spool:
 
     def finish(self) -> Span:
         writer, stream_nbytes = self._writer, self._used - HEAD_BYTES
-        raws = [buffer.raw() for buffer in writer._buffers]
+        raws = writer._raws
         if not raws:
             writer.ring.trim(self._offset - writer._base, self._used)
             return Span(self._offset, stream_nbytes, self._used, 0)

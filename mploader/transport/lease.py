@@ -21,7 +21,7 @@ import numpy as np
 
 from mploader.transport.segment import Segment
 
-FREED = 1  # first word of a span: written by its reader when the last view is gone
+FREED = -1  # first word of a span, no byte of it 0: written by its reader when the last view is gone
 
 
 class _Watch(weakref.ref):  # type: ignore[type-arg]

@@ -26,12 +26,12 @@ def align(nbytes: int) -> int:
 class Ring:
     """Allocator of spans in ``[0, limit)``; one writer allocates, ``freed`` tells what its reader gave back."""
 
-    def __init__(self, limit: int, freed: Callable[[int], bool]) -> None:
+    def __init__(self, limit: int, freed: Callable[[int], object]) -> None:
         """Make an empty ring.
 
         Args:
           limit: bytes that can be had at most.
-          freed: tells whether the live span that starts at this offset was given back.
+          freed: whether the live span that starts at this offset was given back; what it answers is true or false.
         """
         self.limit = limit & -ALIGN_BYTES
         self.capacity = 0
@@ -46,7 +46,7 @@ class Ring:
         Returns:
           Its offset, a multiple of 64; None if it cannot fit below ``limit``. ``capacity`` may have grown.
         """
-        nbytes = align(max(nbytes, 1))
+        nbytes = (nbytes + ALIGN_BYTES - 1) & -ALIGN_BYTES or ALIGN_BYTES
         spans, freed = self._spans, self._freed
         while spans and freed(spans[0][0]):
             self._remove(0)
@@ -99,12 +99,16 @@ class Ring:
     def _search(self, first: int, last: int, nbytes: int) -> int | None:
         """Find a gap behind the spans ``first - 1`` to ``last - 1``; the answer is the position to insert at."""
         spans, freed = self._spans, self._freed
-        at = max(first, 1)
-        while at <= min(last, len(spans)):
-            while at < len(spans) and freed(spans[at][0]):
-                self._remove(at)
-                last -= 1
-            stop = spans[at][0] if at < len(spans) else self.capacity
+        at = first or 1
+        while at <= last:
+            if at < len(spans):
+                stop = spans[at][0]
+                if freed(stop):
+                    self._remove(at)
+                    last -= 1
+                    continue
+            else:
+                stop = self.capacity
             if stop - spans[at - 1][1] >= nbytes:
                 return at
             at += 1

@@ -32,7 +32,7 @@ N = 40
 CALL = 5  # which call of the step's function is struck
 STEPS: dict[str, list[tuple[Any, str]]] = {
     "A": [(Feed, "admit"), (Feed, "_draw")],
-    "B": [(Window, "has_room"), (Window, "admit")],
+    "B": [(Window, "room"), (Window, "admit")],
     "C": [
         (Pool, "submit"),
         (SpanWriter, "write"),
@@ -41,7 +41,7 @@ STEPS: dict[str, list[tuple[Any, str]]] = {
         (TaskPipe, "_write"),
         (Ledger, "wrote"),
     ],
-    "G": [(Pool, "file_records"), (Pool, "_file"), (Ledger, "complete"), (Stream, "_park"), (ReorderBuffer, "park")],
+    "G": [(Pool, "file_records"), (Pool, "_file"), (Ledger, "complete"), (ReorderBuffer, "park"), (Window, "park")],
     "H": [
         (Stream, "_deliver"),
         (Stream, "_open"),
