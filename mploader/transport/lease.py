@@ -63,14 +63,11 @@ class Leases:
         """
         array = np.ndarray(nbytes, np.uint8, segment.mapping, start)
         watch = _Watch(array, self.dead.append)
-        watch.segment = segment
-        watch.start = start
-        watch.nbytes = nbytes
+        watch.segment, watch.start, watch.nbytes = segment, start, nbytes
         watch.armed = watch.retired = False
-        key = id(watch)
         with self._lock:
             self._pending = watch
-            self._watched[key] = watch
+            self._watched[id(watch)] = watch
             self.nbytes += nbytes
         return memoryview(array)  # type: ignore[arg-type]
 
