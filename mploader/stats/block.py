@@ -59,6 +59,13 @@ class StatusBlock:
         """Wrap the words of a segment; see `reset` for a new one."""
         self.words = words
 
+    @classmethod
+    def unborn(cls, now_ns: int) -> StatusBlock:
+        """The block of a worker that is not there yet, private."""
+        block = cls(memoryview(bytearray(BLOCK_BYTES)).cast("q"))
+        block.reset(now_ns)
+        return block
+
     def reset(self, now_ns: int) -> None:
         """Begin a life: phase STARTING, nothing claimed. Runs in: consumer, before the worker exists."""
         words = self.words

@@ -17,12 +17,10 @@ def snapshot(stream: Any, options: Options) -> LoaderStats:
     window = getattr(stream, "window", None)
     workers: tuple[WorkerStats, ...] = ()
     if pool is not None:
-        lives = sorted(pool.lives.values(), key=lambda life: life.worker_id)
-        workers = tuple(worker(life, pool.restarts[life.worker_id], now) for life in lives)
-    if pool is not None:
-        stream.leases.reap(
-            between=False
-        )  # what is let go of counts as held no longer, though nobody called `next()` since
+        lives = [pool.lives.get(worker_id) for worker_id in range(options.num_workers)]
+        workers = tuple(worker(life, number, pool.restarts[number], now) for number, life in enumerate(lives))
+        # what is let go of counts as held no longer, though nobody called `next()` since
+        stream.leases.reap(between=False)
     calls = getattr(stream, "calls", 0)
     first_item_ns = getattr(stream, "first_item_ns", None)
     return LoaderStats(
@@ -44,14 +42,14 @@ def snapshot(stream: Any, options: Options) -> LoaderStats:
     )
 
 
-def worker(life: Any, restarts: int, now: int) -> WorkerStats:
-    """Read one worker's block."""
-    block: StatusBlock = life.block
+def worker(life: Any, worker_id: int, restarts: int, now: int) -> WorkerStats:
+    """Read one worker's block; ``life`` is None before its process was asked for."""
+    block: StatusBlock = StatusBlock.unborn(now) if life is None else life.block
     words = block.words
     running = words[Word.PHASE] == Phase.RUNNING
     return WorkerStats(
-        worker_id=life.worker_id,
-        pid=life.pid,
+        worker_id=worker_id,
+        pid=None if life is None else life.pid,
         state=Phase(words[Word.PHASE]).name.lower(),
         index=int(words[Word.INDEX]) if running else None,
         items=int(words[Word.ITEMS]),

@@ -160,6 +160,8 @@ def slow(i):
 loader = Loader(range(1000), slow, num_workers=2, start_method=METHOD)
 iterator = iter(loader)
 assert [next(iterator) for _ in range(3)] == [0, 1, 2]
+while None in (worker.pid for worker in loader.stats().workers):
+    time.sleep(0.001)
 print(*(worker.pid for worker in loader.stats().workers), flush=True)
 """
 

@@ -42,6 +42,16 @@ def test_before_during_and_after(engine: Engine) -> None:
     assert json.loads(json.dumps(closed.as_dict()))["delivered"] == 40
 
 
+def test_each_worker_has_its_entry_before_it_has_a_process() -> None:
+    """One entry a worker from the start on, for whoever looks at ``workers[i]`` early."""
+    with Loader(range(3), num_workers=3) as loader:
+        loader.start()
+        workers = loader.stats().workers
+        assert [worker.worker_id for worker in workers] == [0, 1, 2]
+        assert {worker.state for worker in workers} == {"starting"}
+        assert list(loader) == [0, 1, 2]
+
+
 def test_errors_and_skips(quick: Engine) -> None:
     """Errors are counted where they happen, skipped items are errors that were not delivered."""
 

@@ -26,7 +26,7 @@ def init(worker_id):
         time.sleep(600)
 
 def tell(loader):
-    while not loader._stream or len(loader.stats().workers) < 2 or not all(w.pid for w in loader.stats().workers):
+    while not loader._stream or not all(w.pid for w in loader.stats().workers):
         time.sleep(0.001)
     launcher = loader._stream.supervisor._launcher.pid
     print(launcher, *[worker.pid for worker in loader.stats().workers], flush=True)

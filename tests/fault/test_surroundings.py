@@ -115,7 +115,7 @@ def test_iterator_made_in_one_thread_and_used_in_another() -> None:
 
 
 SIGPIPE = """
-import os, select, signal, sys
+import os, select, signal, sys, time
 from mploader import Loader
 from mploader.engine.supervisor import Supervisor
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as programs do that write to `head`
@@ -130,11 +130,15 @@ def kill_workers(loader):
 with Loader(range(40), lambda i: i, num_workers=2, start_method=sys.argv[1], prefetch=4) as loader:
     iterator = iter(loader)
     found = [next(iterator)]
+    while "starting" in (worker.state for worker in loader.stats().workers):
+        time.sleep(0.001)
     launcher = loader._stream.supervisor._launcher.pid
     os.kill(launcher, signal.SIGKILL)
     os.waitid(os.P_PID, launcher, os.WEXITED | os.WNOWAIT)
     kill_workers(loader)
     found += iterator
+    while "starting" in (worker.state for worker in loader.stats().workers):
+        time.sleep(0.001)
     Supervisor._on_death = lambda self, life: None  # so that close() is the first to speak to the dead
     kill_workers(loader)
 print(found == list(range(40)), flush=True)
