@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import pytest
 
-from mploader import LoaderStats, WorkerStats
+from mploader import Loader, LoaderStats, WorkerStats
 from tests.contract.engines import Engine, Gate, until, until_idle
 
 

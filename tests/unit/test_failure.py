@@ -368,7 +368,7 @@ def test_frozen_exceptions_arrive_with_their_cause() -> None:
         (ExitsWhenRebuilt(), "SystemExit: 3"),
         (NoException(), "unpickling gave 'str' instead of an exception"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_cannot_arrive_says_why(error: BaseException, reason: str) -> None:
     """Not picklable, or not rebuilt: nothing is raised, on neither side, and the reason is told."""
