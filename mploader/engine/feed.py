@@ -14,6 +14,7 @@ import contextlib
 import inspect
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
@@ -244,9 +245,8 @@ class Feed:
                 iterator = self._draw_here()
             assert iterator is not None
             self._drawn.extend(islice(iterator, 1))
-        except KeyboardInterrupt:
-            innermost = getattr(iterator, "innermost", iterator)
-            self._interrupted_draw = inspect.isgenerator(innermost) and innermost.gi_frame is None
+        except KeyboardInterrupt as interrupt:
+            self._interrupted_draw = _ended(getattr(iterator, "innermost", iterator), interrupt)
             raise
         except BaseException as error:
             self._raised = error
@@ -300,6 +300,13 @@ class Feed:
 
     def _info(self, element: object, seq: int) -> TaskInfo:
         return TaskInfo(index=seq - self.base, element=short_repr(element), seq=seq, epoch=self._epoch)
+
+
+def _ended(iterator: object, interrupt: KeyboardInterrupt) -> bool:
+    """Whether an interrupt ended a generator: it was raised inside, and not just after the generator had ended."""
+    if not inspect.isgenerator(iterator) or iterator.gi_frame is not None:
+        return False
+    return any(frame.f_code is iterator.gi_code for frame, _ in traceback.walk_tb(interrupt.__traceback__))
 
 
 def _speaks_of_threads(error: BaseException) -> bool:

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 
 import mploader
-from mploader import Loader, Pipeline
+from mploader import Loader, MploaderError, Pipeline
 
 PACKAGE = str(Path(mploader.__file__).parent)
+N = 700  # about twice as many as a call of next() has places
 CHECKS = ("CALL", "RESUME")  # where the eval loop looks for signals, beside the jump backward
 
 _places: dict[CodeType, set[int]] = {}
@@ -100,10 +101,10 @@ def run_with_strikes(iterator: Iterator[Any]) -> tuple[list[Any], int]:
 
 def make(kind: str) -> Any:
     if kind == "stream":
-        return lambda: ((i, "x" * 50) for i in range(1500))
+        return lambda: ((i, "x" * 50) for i in range(N))
     if kind == "generator":  # drawn inside next()
-        return ((i, "x" * 50) for i in range(1500))
-    return [(i, "x" * 50) for i in range(1500)]
+        return ((i, "x" * 50) for i in range(N))
+    return [(i, "x" * 50) for i in range(N)]
 
 
 @pytest.mark.parametrize(("in_order", "prefetch"), [(True, 8), (False, 1)])
@@ -117,9 +118,28 @@ def test_an_interrupt_anywhere_in_next_costs_nothing(kind: str, in_order: bool, 
         assert all((array == number).all() for number, array in items)
         if not in_order:
             numbers.sort()
-        assert numbers == list(range(1500))
+        assert numbers == list(range(N))
         assert hits > 100
-        assert kind == "generator" or sum(1 for _ in loader) == 1500
+        assert kind == "generator" or sum(1 for _ in loader) == N
+
+
+def test_an_interrupt_inside_a_generator_ends_it_and_is_told() -> None:
+    """Python has ended it for good: the loop gets an error where items are missing, no silent end."""
+
+    def interrupted() -> Iterator[int]:
+        yield 0
+        yield 1
+        raise KeyboardInterrupt
+
+    with Loader(interrupted(), abs, num_workers=1, prefetch=1, start_method="fork") as loader:
+        iterator = iter(loader)
+        items: list[int] = []
+        with pytest.raises(KeyboardInterrupt):
+            items.extend(iterator)  # one by one: what came before an error is kept
+        with pytest.raises(MploaderError, match="was ended by Ctrl-C at index 2, it cannot go on; iterate the"):
+            items.extend(iterator)
+        assert items == [0, 1]
+        assert list(iterator) == []
 
 
 class StrikerAt(Striker):
@@ -161,7 +181,7 @@ def odd(x: int) -> int:
 
 
 def behind() -> Pipeline[Any]:
-    return Pipeline.from_sequence(range(3000)).filter(odd).shuffle(seed=1, buffer=7).batch(2, collate_fn=list)
+    return Pipeline.from_sequence(range(1500)).filter(odd).shuffle(seed=1, buffer=7).batch(2, collate_fn=list)
 
 
 def numbers(n: int) -> Pipeline[int]:
@@ -184,12 +204,12 @@ def pairs(x: int) -> list[tuple[int, int]]:
 
 PIPELINES: dict[str, Callable[[], Pipeline[Any]]] = {
     "behind": behind,
-    "many outputs": lambda: Pipeline.from_sequence(range(300)).flat_map(pairs).shuffle(seed=1, buffer=5),
-    "passes": lambda: numbers(10).filter(odd).batch(2, collate_fn=list).repeat(400),
-    "passes before": lambda: Pipeline.from_sequence(range(10)).shuffle(seed=1, buffer=6).repeat(100).map(int),
-    "zip": lambda: Pipeline.zip(numbers(1200), range(1200)),
-    "interleave": lambda: Pipeline.interleave([numbers(800), range(800), numbers(90)], 2, block_length=3),
-    "sample_from": lambda: Pipeline.sample_from([numbers(800), range(800)], [0.5, 0.5], seed=1),
+    "many outputs": lambda: Pipeline.from_sequence(range(100)).flat_map(pairs).shuffle(seed=1, buffer=5),
+    "passes": lambda: numbers(10).filter(odd).batch(2, collate_fn=list).repeat(150),
+    "passes before": lambda: Pipeline.from_sequence(range(10)).shuffle(seed=1, buffer=6).repeat(60).map(int),
+    "zip": lambda: Pipeline.zip(numbers(600), range(600)),
+    "interleave": lambda: Pipeline.interleave([numbers(400), range(400), numbers(90)], 2, block_length=3),
+    "sample_from": lambda: Pipeline.sample_from([numbers(400), range(400)], [0.5, 0.5], seed=1),
 }
 
 
@@ -219,9 +239,9 @@ def test_an_interrupt_anywhere_in_a_loop_without_a_loader(kind: str) -> None:
 def test_a_state_saved_after_an_interrupt(num_workers: int, in_order: bool) -> None:
     """Counts what the loop was given: not the item that was on its way when Ctrl-C struck."""
     options: dict[str, Any] = {"num_workers": num_workers, "in_order": in_order, "prefetch": 4, "start_method": "fork"}
-    with Loader(range(1000), odd, **options) as loader:
+    with Loader(range(500), odd, **options) as loader:
         iterator = iter(loader)
-        for n_given in range(900):
+        for n_given in range(450):
             striker = Striker(n_given % 300)
             try:
                 striker.call(iterator.__next__)
