@@ -1,5 +1,6 @@
 # make demo    the main job on real photos              make lint        ruff, check and format
-# make test    all tests; ARGS="-k ring -x" to choose   make type        mypy --strict
+# make test    all tests; ARGS="-k ring -x" to choose,  make type        mypy --strict
+#              JOBS=0 in one process, as pdb needs it
 # make all     test, lint, type and demo                make bench-core  the measures, against torch's DataLoader
 # make clean   remove what is made here; the virtual environments stay (rm -r .venv*)
 #
@@ -12,6 +13,7 @@ SUFFIX := $(if $(filter $(DEFAULT_PYTHON),$(PYTHON)),,-$(subst /,-,$(PYTHON:/%=%
 VENV := .venv$(SUFFIX)
 BENCH := .venv-bench$(SUFFIX)
 ARGS ?=
+JOBS ?= 2
 
 .NOTPARALLEL: # two verbs must not install into one environment at a time
 .PHONY: all demo test lint type bench-core clean
@@ -22,7 +24,8 @@ demo: $(VENV)/.installed-demo
 	$(VENV)/bin/python examples/photos.py $(ARGS)
 
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest $(ARGS)
+	@$(VENV)/bin/python -m compileall -q mploader  # each worker imports it, and the environment may forbid it to do this
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check
