@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mploader import Loader
+if TYPE_CHECKING:  # a worker that imports this has no use for it
+    from mploader import Loader
 
 DEADLINE_S = 20.0  # a test that waits that long has failed; nothing here takes a tenth of it
 LOOK_S = 0.001
@@ -42,6 +43,8 @@ class Engine:
 
     def loader(self, source: Any, fn: Any = None, **options: Any) -> Loader[Any]:
         """Make a loader that runs in this way."""
+        from mploader import Loader
+
         method = {} if self.is_inline else {"start_method": self.name}
         return Loader(source, fn, **{"num_workers": self.num_workers, **method, **options})
 

@@ -83,8 +83,10 @@ assert run(range(1), Holder(scaled)) == [(True, True)]
 """
 
 
-@pytest.mark.parametrize("way", ["file", "stdin", "-c"])
-@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+@pytest.mark.parametrize(
+    ("method", "way"),
+    [("forkserver", "file"), ("forkserver", "stdin"), ("forkserver", "-c"), ("spawn", "file"), ("fork", "stdin")],
+)
 def test_objects_of_main_by_name(tmp_path: Path, method: str, way: str) -> None:
     """What was pickled by name in the program is unpickled in ``fn``, and the other way, as the program's own."""
     check(tmp_path, UNPICKLED + PICKLED, method, way)
