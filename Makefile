@@ -24,7 +24,7 @@ demo: $(VENV)/.installed-demo
 	$(VENV)/bin/python examples/photos.py $(ARGS)
 
 test: $(VENV)/.installed-test
-	@$(VENV)/bin/python -m compileall -q mploader  # each worker imports it, and the environment may forbid it to do this
+	@$(VENV)/bin/python -m compileall -q mploader tests  # workers import them; the environment may forbid Python to keep that
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.installed-dev
