@@ -125,10 +125,11 @@ class Loader(Generic[T_co]):
           prefetch: results ahead of the consumer, running ones included; default: 2 a worker, at least 8.
           in_order: False delivers results as they finish, each still exactly once.
           start_method: "forkserver" (default on Linux), "spawn" (default elsewhere) or "fork".
-          retries: how often an item is run again after its worker died or ``task_timeout_s`` passed.
+          retries: how often an item, and of a batch each element, is run again after its worker died or
+            ``task_timeout_s`` passed.
           retry_on: exception types (of ``fn``) that are run again too.
           on_error: "raise"; "skip"; or a function of the error whose result takes the item's place.
-          task_timeout_s: seconds one item may take; its worker is killed and replaced.
+          task_timeout_s: seconds one item, and of a batch each element, may take; its worker is killed and replaced.
           memory_limit_bytes: bound for results that wait to be consumed; default: a quarter of what machine
             and container leave.
           worker_init_fn: called once in each worker with its ``worker_id``.

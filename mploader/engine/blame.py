@@ -24,7 +24,7 @@ from mploader.errors import (
 from mploader.limits import address_space_limit_bytes
 from mploader.options import Options
 from mploader.pipeline.node import Raised
-from mploader.stats.block import Phase, Word
+from mploader.stats.block import NO_ELEMENT, Phase, Word
 from mploader.transport import codec, failure
 from mploader.transport.diagnose import find_unbuildable, find_unpicklable
 from mploader.transport.records import Task
@@ -164,13 +164,13 @@ def too_large(
     return ResultTooLargeError(f"{text} ({info})", info, needed_bytes=needed_bytes, limit_bytes=limit_bytes)
 
 
-def died(life: Life, exitcode: int | None, task: Task, retries: int) -> WorkerDiedError:
+def died(life: Life, exitcode: int | None, task: Task, element: int, retries: int) -> WorkerDiedError:
     """The error for a task whose worker died once too often."""
     name = signal_name(exitcode)
     info = _info(life, task)
     dump = life.dump()
     text = (
-        f"worker {life.worker_id} (pid {life.pid}) died while it ran index {task.position}: {how(exitcode)}. "
+        f"worker {life.worker_id} (pid {life.pid}) died while it ran {_hand(task, element)}: {how(exitcode)}. "
         f"{_tries(task, retries)} To see it happen, run this index with num_workers=0"
     )
     rss = int(life.segment.words[Word.RSS_BYTES])
@@ -181,10 +181,10 @@ def died(life: Life, exitcode: int | None, task: Task, retries: int) -> WorkerDi
     return WorkerDiedError(text, info, exitcode=exitcode, signal=name, dump=dump)
 
 
-def timed_out(life: Life, task: Task, timeout_s: float, retries: int, stack: str) -> TaskTimeoutError:
+def timed_out(life: Life, task: Task, element: int, timeout_s: float, retries: int, stack: str) -> TaskTimeoutError:
     """The error for a task that took too long once too often."""
     text = (
-        f"index {task.position} took longer than task_timeout_s={timeout_s:g}; worker {life.worker_id} "
+        f"{_hand(task, element)} took longer than task_timeout_s={timeout_s:g}; worker {life.worker_id} "
         f"(pid {life.pid}) was killed. {_tries(task, retries)} Raise task_timeout_s if it needs the time"
     )
     text += f"\nThe worker's stack then:\n{stack}" if stack else "\nThe worker was stopped and gave no stack."
@@ -266,6 +266,10 @@ def _info(life: Life, task: Task) -> TaskInfo:
         pid=life.pid,
         attempt=task.attempt,
     )
+
+
+def _hand(task: Task, element: int) -> str:
+    return f"index {task.position}" + ("" if element == NO_ELEMENT else f" (a batch, at its element {element})")
 
 
 def _tries(task: Task, retries: int) -> str:

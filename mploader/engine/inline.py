@@ -24,7 +24,7 @@ from mploader.errors import ClosedError, TaskInfo, WorkerStartError
 from mploader.options import Options
 from mploader.pipeline.chain import Failure
 from mploader.pipeline.fetch import short_repr
-from mploader.pipeline.node import UNKNOWN
+from mploader.pipeline.node import UNKNOWN, Runtime
 from mploader.pipeline.state import Saved
 
 
@@ -195,9 +195,12 @@ class InlineStream:
             except KeyboardInterrupt:
                 raise  # the user's: this is the user's process
             except BaseException as exc:  # noqa: BLE001  nothing the user raises may end an epoch
-                if attempt < self.options.retries and isinstance(exc, work.retry_on):
-                    attempt += 1
-                    continue
+                if isinstance(exc, work.retry_on):
+                    if program.runtime.is_spent:
+                        attempt = self.options.retries
+                    elif attempt < self.options.retries:
+                        attempt += 1
+                        continue
                 element = program.runtime.element
                 info = TaskInfo(
                     index=index,
@@ -215,7 +218,7 @@ class InlineStream:
 
     def _get_ready(self) -> None:
         """Run ``worker_init_fn``, as a worker does before its first item, and after each publication."""
-        self._work.program.attach()
+        self._work.program.attach(Runtime(None, self.options.retries, self._work.retry_on))
         init = self._work.worker_init_fn
         if init is not None:
             try:

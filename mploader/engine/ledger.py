@@ -44,6 +44,7 @@ class Ledger:
     def __init__(self) -> None:
         self.open: dict[int, Task] = {}
         self._mailed: dict[int, int] = {}  # seq to the incarnation whose mailbox it went to last
+        self._deaths: dict[int, dict[int, int]] = {}  # of tasks with several elements: which, and how often
         self._readers: dict[int, _Readers] = {}  # of tasks with an element; outlives `open` while one may read
         self._order: deque[int] = deque()  # what was written to the shared pipe, oldest first
 
@@ -72,6 +73,8 @@ class Ledger:
         self.open.pop(seq, None)
         if self._mailed:
             self._mailed.pop(seq, None)
+        if self._deaths:
+            self._deaths.pop(seq, None)
         readers = self._readers.get(seq)
         if readers is None:
             return None
@@ -81,6 +84,7 @@ class Ledger:
     def close(self, seq: int) -> Task | None:
         """Give a task up. Returns the task if nobody reads its element any more."""
         self.open.pop(seq, None)
+        self._deaths.pop(seq, None)
         readers = self._readers.get(seq)
         return None if readers is None else self._settle(seq, readers)
 
@@ -101,6 +105,12 @@ class Ledger:
         """Its worker died in this attempt. Returns the task of the next one."""
         task = self.open[seq] = self.open[seq]._replace(attempt=attempt + 1)
         return task
+
+    def charge_element(self, seq: int, element: int) -> int:
+        """Its worker died with one of the task's several elements in hand. Returns how often that was so before."""
+        deaths = self._deaths.setdefault(seq, {})
+        deaths[element] = deaths.get(element, -1) + 1
+        return deaths[element]
 
     def lost(self, in_pipe: int, waiting: Iterable[int], claimed: set[int], living: set[int]) -> list[Task]:
         """After a death: the open tasks that no living worker has, and no pipe holds.

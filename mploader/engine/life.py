@@ -17,7 +17,7 @@ from mploader import platform
 from mploader.engine.contract import Arrival
 from mploader.engine.launch import Launcher
 from mploader.engine.lifecycle import Event, State, after
-from mploader.stats.block import BLOCK_BYTES, NO_CLAIM, StatusBlock, Word
+from mploader.stats.block import BLOCK_BYTES, NO_CLAIM, NO_ELEMENT, Hand, StatusBlock, Word
 from mploader.transport import records
 from mploader.transport.records import Task
 from mploader.transport.segment import Segment
@@ -32,6 +32,7 @@ class Doom:
     reason: str  # "timeout", "stale", "stopped" or "close"
     seq: int = -1
     attempt: int = 0
+    element: int = NO_ELEMENT
     stack: str = ""
 
 
@@ -72,7 +73,7 @@ class Life:
         self.is_condemned = False
         self.mailed = 0
         self.start_error: Arrival | None = None
-        self.excused: tuple[tuple[int, int, int] | None, int] = (None, 0)  # a hand, and when its time began anew
+        self.excused: tuple[Hand | None, int] = (None, 0)  # a hand, and when its time began anew
         self._shared = shared
         self.segment = Segment.create(f"worker-{worker_id}", BLOCK_BYTES + shared.segment_nbytes)
         try:

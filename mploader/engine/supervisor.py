@@ -18,7 +18,7 @@ from mploader.engine.life import Doom, Life
 from mploader.engine.lifecycle import Event, Fate, State, cannot_start, fate
 from mploader.engine.process import Pool
 from mploader.errors import InternalError
-from mploader.stats.block import Word
+from mploader.stats.block import NO_ELEMENT, Hand, Word
 from mploader.transport.lease import Leases
 from mploader.transport.records import Task, Verb
 
@@ -32,8 +32,6 @@ MIN_TIDY_S, MAX_TIDY_S = 0.1, 60.0  # between epochs, the longer it lasts the mo
 CLOSE_GRACE_S = 1.0  # for the item in hand; nobody will ever see its result
 KILL_TIMEOUT_S = 5.0  # SIGKILL is certain but for a process stuck in the kernel
 JOIN_TIMEOUT_S = CLOSE_GRACE_S + KILL_TIMEOUT_S + 6.0  # and the launcher's own end
-
-_Hand = tuple[int, int, int]
 
 
 class Switch:
@@ -200,17 +198,21 @@ class Supervisor:
             ready = life.state is not State.STARTING
             life.note(Event.DIED)
             again: Task | None = None
-            seq, attempt = life.claimed(), life.segment.words[Word.ATTEMPT]
+            seq, words = life.claimed(), life.segment.words
+            attempt, element = words[Word.ATTEMPT], words[Word.ELEMENT]
             pool.free_elements([pool.ledger.died(seq, life.incarnation), *pool.ledger.forget_below(pool.floor)])
             if life.is_condemned and life.doom is not None:  # it may have gone on to another task before it died
-                seq, attempt = life.doom.seq, life.doom.attempt
+                seq, attempt, element = life.doom.seq, life.doom.attempt, life.doom.element
             task = pool.ledger.open.get(seq)
             if task is not None:
-                attempt = max(task.attempt, attempt)
-                if fate(attempt=attempt, retries=self._options.retries) is Fate.RUN_AGAIN:
-                    again = pool.ledger.charge(seq, attempt)
+                if element != NO_ELEMENT:
+                    tried = pool.ledger.charge_element(seq, element)
                 else:
-                    self._fail(life, task._replace(attempt=attempt), exitcode)
+                    tried = attempt = max(task.attempt, attempt)
+                if fate(attempt=tried, retries=self._options.retries) is Fate.RUN_AGAIN:
+                    again = task if element != NO_ELEMENT else pool.ledger.charge(seq, attempt)
+                else:
+                    self._fail(life, task._replace(attempt=tried), element, exitcode)
             if self._gives_up(life, exitcode, ready):
                 return
             pool.restarts[life.worker_id] += 1
@@ -233,13 +235,13 @@ class Supervisor:
         del self._watched[life.death_fd]
         self._poller.unregister(life.death_fd)
 
-    def _fail(self, life: Life, task: Task, exitcode: int | None) -> None:
+    def _fail(self, life: Life, task: Task, element: int, exitcode: int | None) -> None:
         doom, retries = life.doom, self._options.retries
         if doom is not None and doom.reason == "timeout" and doom.seq == task.seq:
             timeout_s = self._options.task_timeout_s or 0.0
-            self._pool.fail(task.seq, blame.timed_out(life, task, timeout_s, retries, doom.stack))
+            self._pool.fail(task.seq, blame.timed_out(life, task, element, timeout_s, retries, doom.stack))
         else:
-            self._pool.fail(task.seq, blame.died(life, exitcode, task, retries))
+            self._pool.fail(task.seq, blame.died(life, exitcode, task, element, retries))
 
     def _gives_up(self, life: Life, exitcode: int | None, ready: bool) -> bool:
         """Whether a dead worker is not replaced, and the pool told why."""
@@ -294,8 +296,8 @@ class Supervisor:
         if hand is None or life.state is State.DOOMED:
             return None
         pool, limit_ns = self._pool, self._limit_ns
-        started_ns = life.excused[1] if life.excused[0] == hand else hand[2]
-        if hand[0] < pool.floor:
+        started_ns = life.excused[1] if life.excused[0] == hand else hand.started_ns
+        if hand.seq < pool.floor:
             stale = pool.floor_raised_ns + int(STALE_GRACE_S * 1e9)
             if stale > now or (pool.consumer_waits and pool.ledger.open):
                 return stale
@@ -311,21 +313,21 @@ class Supervisor:
                 life.excused = (hand, time.monotonic_ns())
                 self._pool.file_records()
                 return
-            is_open = hand[0] in self._pool.ledger.open
-            if life.block.hand() != hand or (not is_open and hand[0] >= self._pool.floor):
+            is_open = hand.seq in self._pool.ledger.open
+            if life.block.hand() != hand or (not is_open and hand.seq >= self._pool.floor):
                 return  # it has just announced its result
             life.is_condemned = is_open
         if not is_open:
             if self._still_at(life, hand, CONFIRM_S):
                 with self._pool.lock:
-                    life.kill(Doom("stale", hand[0], hand[1]))
+                    life.kill(Doom("stale", hand.seq, hand.attempt, hand.element))
             return
         life.ask_for_dump()
         stack = self._await_dump(life)
         with self._pool.lock:  # also where it has finished meanwhile: see `Life.is_condemned`
-            life.kill(Doom("timeout", hand[0], hand[1], stack))
+            life.kill(Doom("timeout", hand.seq, hand.attempt, hand.element, stack))
 
-    def _still_at(self, life: Life, hand: _Hand, seconds: float) -> bool:
+    def _still_at(self, life: Life, hand: Hand, seconds: float) -> bool:
         time.sleep(seconds)
         return life.block.hand() == hand and life.state in (State.STARTING, State.READY)
 

@@ -24,9 +24,9 @@ import numpy as np
 from mploader import platform, worker_info
 from mploader.engine.work import Work
 from mploader.pipeline.fetch import short_repr
-from mploader.pipeline.node import UNKNOWN, Raised
+from mploader.pipeline.node import UNKNOWN, Raised, Runtime
 from mploader.pipeline.rng import derive
-from mploader.stats.block import BLOCK_BYTES, Phase, StatusBlock, Word
+from mploader.stats.block import BLOCK_BYTES, NO_ELEMENT, Phase, StatusBlock, Word
 from mploader.transport import failure, main_module, payload, records
 from mploader.transport.codec import NoRoomError, Span, SpanWriter, read
 from mploader.transport.diagnose import find_unpicklable
@@ -114,13 +114,23 @@ class Worker:
         self._work = payload.load(self._payload_fd, place)
         self._writer.dispatch = dispatch_table()
         self._writer.always_dispatch = count_tracked() > 0
-        seeds = self._work.program.attach().seeds
+        seeds = self._attach().seeds
         if seeds is not None and not self._work.reseeds:  # else all workers draw the same numbers
             seeds.apply(derive(self._seed, self.incarnation))
         if self._work.worker_init_fn is not None:  # for each generation: what it set up may be part of the work
             self._work.worker_init_fn(self.worker_id)
-            self._work.program.attach()  # it may have made generators
+            self._attach()  # it may have made generators
         self._generation = generation
+
+    def _attach(self) -> Runtime:
+        work = self._work
+        return work.program.attach(Runtime(self._begin_element, self._retries, work.retry_on))
+
+    def _begin_element(self, i: int | None) -> None:
+        """One of several elements of the task in hand, or what is done with all of them: its time begins."""
+        words = self._words
+        words[Word.ELEMENT] = NO_ELEMENT if i is None else i
+        words[Word.STARTED_NS] = time.monotonic_ns()
 
     def _learn(self, known: int) -> None:
         """Classes of the program's were loaded: their instances travel by their ids."""
@@ -189,6 +199,7 @@ class Worker:
         while True:
             words[Word.INDEX] = task.position
             words[Word.ATTEMPT] = attempt
+            words[Word.ELEMENT] = NO_ELEMENT
             words[Word.STARTED_NS] = now
             words[Word.SINCE_NS] = now
             words[Word.PHASE] = _RUNNING
@@ -213,10 +224,13 @@ class Worker:
             words[Word.RUNNING_NS] += then - now
             words[Word.SINCE_NS] = then
             words[Word.PHASE] = _WRITING
-            if trouble is not None and attempt < self._retries and isinstance(trouble, self._work.retry_on):
-                attempt += 1
-                now = then
-                continue
+            if trouble is not None and isinstance(trouble, self._work.retry_on):
+                if self._work.program.runtime.is_spent:
+                    attempt = self._retries
+                elif attempt < self._retries:
+                    attempt += 1
+                    now = then
+                    continue
             break
         if attempt != task.attempt:
             task = task._replace(attempt=attempt)

@@ -263,8 +263,8 @@ class Batch(Node):
         assert child.length is not None
         first = i * size
         shift = draw * size - first
-        samples = [child.get(j, j + shift, turn) for j in range(first, min(first + size, child.length))]
         runtime = self.runtime
+        samples = runtime.several(child, ((j, j + shift) for j in range(first, min(first + size, child.length))), turn)
         if self.reseeds and runtime.seeds is not None:
             runtime.seeds.apply(rng.derive(self.key, turn, draw))
         try:

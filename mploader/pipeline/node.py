@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from mploader.pipeline import rng
@@ -51,9 +51,24 @@ class Runtime:
       place: index of the element drawn last in its source, for an error; -1 before the first.
       element: that element; `UNKNOWN` until it is fetched.
       stage: what raised last.
+      is_spent: what was raised was raised by an element that has had all its tries.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        begin: Callable[[int | None], None] | None = None,
+        retries: int = 0,
+        retry_on: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        """Make one.
+
+        Args:
+          begin: is told each of several elements of one task, before it is made, and None behind the last.
+          retries: how often one of these is tried again after an exception of a type in ``retry_on``.
+        """
+        self._begin = begin
+        self._retries, self._retry_on = retries, retry_on
+        self.is_spent = False
         self.seeds: Seeds | None = None
         self.place = -1
         self.element: Any = UNKNOWN
@@ -62,6 +77,30 @@ class Runtime:
     def where(self) -> str:
         """Which operation raised, and for which element of its source."""
         return f"in {self.stage.said} for source[{self.place}]" if self.stage is not None else ""
+
+    def several(self, node: Node, places: Iterable[tuple[int, int]], turn: int) -> list[Any]:
+        """Make several elements of one task. Each has its own time and its own tries.
+
+        Args:
+          places: index and draw of each.
+        """
+        made = []
+        for i, draw in places:
+            tries = 0
+            while True:
+                if self._begin is not None:
+                    self._begin(i)
+                try:
+                    made.append(node.get(i, draw, turn))
+                    break
+                except self._retry_on:
+                    if tries == self._retries or self.is_spent:
+                        self.is_spent = True
+                        raise
+                    tries += 1
+        if self._begin is not None:
+            self._begin(None)
+        return made
 
     def save(self, reseeds: bool) -> Any:
         """The state of all generators that elements are going to seed; None if they do not."""

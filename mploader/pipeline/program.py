@@ -41,9 +41,9 @@ class Program:
         nodes = [*(self.root.walk() if self.root is not None else ()), *self.spread]
         return chain.from_iterable(node.user_parts() for node in nodes)
 
-    def attach(self) -> Runtime:
+    def attach(self, runtime: Runtime | None = None) -> Runtime:
         """Get ready to run in this process: find the generators in the user's objects."""
-        runtime = self.runtime = Runtime()
+        runtime = self.runtime = runtime or Runtime()
         for node in [*(self.root.walk() if self.root is not None else ()), *self.spread]:
             node.runtime = runtime
         runtime.seeds = Seeds([part for _, part in self.parts()])
@@ -66,13 +66,13 @@ class Program:
           turn: the epoch.
         """
         root, runtime = self.root, self.runtime
-        runtime.stage = None  # of an element that failed before
+        runtime.stage, runtime.is_spent = None, False  # of an element that failed before
         if root is None:
             runtime.place, runtime.element = draw, x
             if self._reseeds and runtime.seeds is not None:
                 runtime.seeds.apply(rng.derive(self._key, turn, draw))
         elif self.grouped:
-            x = [root.get(i, (draw << 32) + k, turn) for k, i in enumerate(x)]
+            x = runtime.several(root, ((i, (draw << 32) + k) for k, i in enumerate(x)), turn)
         else:
             x = root.get(x, draw, turn)
         if not self.many:

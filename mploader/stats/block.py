@@ -7,6 +7,7 @@ who reads, or why. Times are ``time.monotonic_ns``, which all processes of a mac
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import NamedTuple
 
 BLOCK_BYTES = 4096  # one page: the ring starts behind it
 
@@ -29,7 +30,7 @@ class Word:
     CLAIM = 2  # seq of the task in hand, written last: who sees it sees its start and attempt too
     ATTEMPT = 3
     INDEX = 4
-    STARTED_NS = 5  # start of the attempt in hand
+    STARTED_NS = 5  # start of the attempt in hand, or of the element in hand where a task has several
     ITEMS = 6
     ERRORS = 7
     NBYTES = 8
@@ -38,16 +39,26 @@ class Word:
     WRITING_NS = 11
     STARTING_NS = 12
     RSS_BYTES = 13  # sampled by the worker about once a second
+    ELEMENT = 14  # which of a task's several elements is in hand, by its index below the batch
     MAIL = 64  # tasks written to this worker's mailbox; written by the consumer, in a cache line of its own
 
 
-NO_CLAIM = -1
+NO_CLAIM = NO_ELEMENT = -1
 _TIMES = {
     Phase.STARTING: Word.STARTING_NS,
     Phase.WAITING: Word.WAITING_NS,
     Phase.RUNNING: Word.RUNNING_NS,
     Phase.WRITING: Word.WRITING_NS,
 }
+
+
+class Hand(NamedTuple):
+    """What a worker has in hand: a task, and which of its elements, where it has several."""
+
+    seq: int
+    attempt: int
+    started_ns: int
+    element: int
 
 
 class StatusBlock:
@@ -70,6 +81,7 @@ class StatusBlock:
         """Begin a life: phase STARTING, nothing claimed. Runs in: consumer, before the worker exists."""
         words = self.words
         words[Word.CLAIM] = NO_CLAIM
+        words[Word.ELEMENT] = NO_ELEMENT
         words[Word.PHASE] = Phase.STARTING
         words[Word.SINCE_NS] = now_ns
 
@@ -95,9 +107,9 @@ class StatusBlock:
         """Seq of the last task taken, finished or not; NO_CLAIM before the first."""
         return int(self.words[Word.CLAIM])
 
-    def hand(self) -> tuple[int, int, int] | None:
-        """(seq, attempt, start in ns) of the task in hand, None if there is none; pickling runs user code too."""
+    def hand(self) -> Hand | None:
+        """The task in hand, None if there is none; pickling runs user code too."""
         words = self.words
         if words[Word.PHASE] not in (Phase.RUNNING, Phase.WRITING):
             return None
-        return words[Word.CLAIM], words[Word.ATTEMPT], words[Word.STARTED_NS]
+        return Hand(words[Word.CLAIM], words[Word.ATTEMPT], words[Word.STARTED_NS], words[Word.ELEMENT])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mploader.stats.block import BLOCK_BYTES, NO_CLAIM, Phase, StatusBlock, Word
+from mploader.stats.block import BLOCK_BYTES, NO_CLAIM, Hand, Phase, StatusBlock, Word
 from mploader.transport.segment import PAGE_BYTES, Segment
 
 SECOND = 1_000_000_000
@@ -46,7 +46,7 @@ def test_a_new_life_has_done_nothing() -> None:
     assert block.claimed() == NO_CLAIM
     assert block.hand() is None
     assert block.words[Word.PHASE] == Phase.STARTING
-    changed = {Word.PHASE, Word.SINCE_NS, Word.CLAIM}
+    changed = {Word.PHASE, Word.SINCE_NS, Word.CLAIM, Word.ELEMENT}
     assert not any(block.words[position] for position in WORDS.values() if position not in changed)
     assert NO_CLAIM < 0, "it must differ from every seq"
 
@@ -92,7 +92,8 @@ def test_a_hand_is_full_while_user_code_may_run(phase: Phase) -> None:
     block.words[Word.STARTED_NS] = 123 * SECOND
     enter(block, phase, 124)
     full = phase in (Phase.RUNNING, Phase.WRITING)
-    assert block.hand() == ((17, 2, 123 * SECOND) if full else None)
+    block.words[Word.ELEMENT] = 5
+    assert block.hand() == (Hand(17, 2, 123 * SECOND, 5) if full else None)
     assert block.claimed() == 17, "what was taken last, finished or not"
 
 
