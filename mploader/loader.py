@@ -22,7 +22,7 @@ from mploader.engine.stream import Stream
 from mploader.engine.work import Work
 from mploader.errors import ClosedError, MploaderError
 from mploader.options import EngineOptions, OnError, Options
-from mploader.pipeline import state
+from mploader.pipeline import explain, state
 from mploader.pipeline.fetch import short_repr
 from mploader.pipeline.plan import Draws, turn_at
 from mploader.pipeline.recipe import make_recipe
@@ -490,6 +490,13 @@ def _after_fork_in_child() -> None:
     _streams.clear()
 
 
+def _collect_costs() -> None:
+    for stream in list(_streams):
+        if isinstance(stream, Stream) and not stream.is_closed:
+            stream.collect_costs()
+
+
+explain.before_reading.append(_collect_costs)
 atexit.register(_close_all)
 os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 

@@ -6,6 +6,7 @@ import contextlib
 import faulthandler
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -113,7 +114,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Mark all that is started from here on."""
+    """Mark all that is started from here on; and have Ctrl-C do what it does, which a shell's background jobs ignore."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ[RUN_VARIABLE] = f"{os.getpid()}-{time.monotonic_ns()}"
 
 

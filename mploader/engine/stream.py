@@ -42,6 +42,7 @@ from mploader.engine.work import Work
 from mploader.errors import ClosedError, MploaderError, TaskInfo
 from mploader.options import Options
 from mploader.pipeline.state import Saved
+from mploader.stats.block import MAX_COSTS
 from mploader.transport import codec
 from mploader.transport.lease import Leases
 from mploader.transport.records import Kind
@@ -81,6 +82,7 @@ class Stream:
         self._turn = threading.RLock()
         self._inside = False
         self._dirty = False
+        self._costs_read: dict[int, list[tuple[int, int]]] = {}  # by incarnation
         self._to_free: Arrival | None = None
         self._returned_ns = 0
         self._looked_ns = self._said_slow = 0
@@ -149,6 +151,17 @@ class Stream:
             raise blame.not_picklable(work, error) from error
         self._work = work
 
+    def collect_costs(self) -> None:
+        """Add what functions have cost in the workers since the last call to what the user's pipeline shows."""
+        with self.pool.lock:
+            calls = self._work.program.calls()[:MAX_COSTS]
+            for life in list(self.pool.lives.values()):
+                read = self._costs_read.setdefault(life.incarnation, [(0, 0)] * len(calls))
+                for number, (node, before) in enumerate(zip(calls, list(read), strict=False)):
+                    now = read[number] = life.block.cost(number)
+                    node.cost[0] += now[0] - before[0]
+                    node.cost[1] += now[1] - before[1]
+
     # -- epochs ------------------------------------------------------------------------------------
 
     def begin(self, epoch: int, elements: Callable[[], Elements]) -> None:
@@ -178,6 +191,7 @@ class Stream:
         self.pool.wakeup.set()
         self._feed.stop(self.epoch)
         self.supervisor.close()
+        self.collect_costs()
         if self._turn.acquire(timeout=LET_GO_TIMEOUT_S):  # not while another thread is inside the source
             try:
                 if not self._inside:

@@ -26,7 +26,7 @@ from mploader.engine.work import Work
 from mploader.pipeline.fetch import short_repr
 from mploader.pipeline.node import UNKNOWN, Raised, Runtime
 from mploader.pipeline.rng import derive
-from mploader.stats.block import BLOCK_BYTES, NO_ELEMENT, Phase, StatusBlock, Word
+from mploader.stats.block import BLOCK_BYTES, MAX_COSTS, NO_ELEMENT, Phase, StatusBlock, Word
 from mploader.transport import failure, main_module, payload, records
 from mploader.transport.codec import NoRoomError, Span, SpanWriter, read
 from mploader.transport.diagnose import find_unpicklable
@@ -124,6 +124,9 @@ class Worker:
 
     def _attach(self) -> Runtime:
         work = self._work
+        for number, node in enumerate(work.program.calls()[:MAX_COSTS]):
+            at = Word.COSTS + 2 * number
+            node.cost = self._words[at : at + 2]
         return work.program.attach(Runtime(self._begin_element, self._retries, work.retry_on))
 
     def _begin_element(self, i: int | None) -> None:

@@ -5,7 +5,7 @@ Must never know: engines, the loader.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mploader.pipeline.access import Concat, Interleaved, Mixed, Reorder, Repeat, Zip
 from mploader.pipeline.elements import Calls
@@ -14,6 +14,8 @@ from mploader.pipeline.plan import BEFORE, WORKERS, Plan
 from mploader.pipeline.streams import Drawn
 
 ORDER = "arithmetic on the index"
+
+before_reading: list[Callable[[], None]] = []  # called before costs are read: what was spent elsewhere is added then
 
 
 def one_line(node: Node) -> str:
@@ -40,12 +42,14 @@ def explain(root: Node, plan: Plan) -> str:
       root: the bound tree.
       plan: what a Loader makes of it.
     """
+    for call in before_reading:
+        call()
     rows = [(depth, node, _place(node, plan, is_drawn)) for depth, node, is_drawn in _rows(root, 0, False)]
     width = max(len("  " * depth + node.label) for depth, node, _ in rows) + 2
     lines = []
     for depth, node, place in rows:
         name = "  " * depth + node.label
-        lines.append(f"{name:<{width}}{place:<26}{_cost(plan.running(node))}".rstrip())
+        lines.append(f"{name:<{width}}{place:<26}{_cost(node)}".rstrip())
     return "\n".join([f"{count(root.length)} a pass", *lines])
 
 
@@ -66,6 +70,7 @@ def _place(node: Node, plan: Plan, is_drawn: bool) -> str:
 
 
 def _cost(node: Node) -> str:
-    if not isinstance(node, Calls) or not node.calls:
+    if not isinstance(node, Calls) or not node.cost[1]:
         return ""
-    return f"{node.spent_ns / node.calls / 1e6:,.3g} ms an element, {node.calls:,} so far"
+    spent_ns, calls = node.cost
+    return f"{spent_ns / calls / 1e6:,.3g} ms an element, {calls:,} so far"

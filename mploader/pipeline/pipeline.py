@@ -382,7 +382,7 @@ class Pipeline(Origin, Generic[T_co]):
         return f"Pipeline({one_line(self._node)})"
 
     def explain(self) -> str:
-        """Each operation, where a Loader runs it, and what its function has cost in this process, if it ran here."""
+        """Each operation, where a Loader runs it, and what its function has cost so far, here and in workers."""
         ready = self._inline()
         return explain(ready.root, ready.plan)
 

@@ -185,11 +185,6 @@ class Plan:
         self.length = index.length if index is not None and not n_before else None
         spread = steps[n_before:n_spread]
         self.program = Program(index, spread, grouped=grouped, key=bottom.key, reseeds=bottom.reseeds)
-        self._running = {id(node): copy for node, copy in zip(spread, self.program.spread, strict=True)}
-
-    def running(self, node: Node) -> Node:
-        """The copy of a node that runs in this process, and measures; the node itself if there is none."""
-        return self._running.get(id(node), node)
 
     @property
     def is_plain(self) -> bool:

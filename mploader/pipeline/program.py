@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Any
 
 from mploader.pipeline import rng
+from mploader.pipeline.elements import Calls
 from mploader.pipeline.node import Node, Outputs, Raised, Runtime
 from mploader.pipeline.seeds import Seeds
 
@@ -40,6 +41,11 @@ class Program:
         """What of the user's is in it: what to call it, and the object."""
         nodes = [*(self.root.walk() if self.root is not None else ()), *self.spread]
         return chain.from_iterable(node.user_parts() for node in nodes)
+
+    def calls(self) -> list[Calls]:
+        """The nodes that call functions of the user's, in an order that is the same in each process."""
+        nodes = [*(self.root.walk() if self.root is not None else ()), *self.spread]
+        return [node for node in nodes if isinstance(node, Calls)]
 
     def attach(self, runtime: Runtime | None = None) -> Runtime:
         """Get ready to run in this process: find the generators in the user's objects."""

@@ -41,9 +41,11 @@ class Word:
     RSS_BYTES = 13  # sampled by the worker about once a second
     ELEMENT = 14  # which of a task's several elements is in hand, by its index below the batch
     MAIL = 64  # tasks written to this worker's mailbox; written by the consumer, in a cache line of its own
+    COSTS = 128  # of each function of a pipeline: nanoseconds, calls
 
 
 NO_CLAIM = NO_ELEMENT = -1
+MAX_COSTS = (BLOCK_BYTES // 8 - Word.COSTS) // 2  # those of more functions stay unknown
 _TIMES = {
     Phase.STARTING: Word.STARTING_NS,
     Phase.WAITING: Word.WAITING_NS,
@@ -102,6 +104,11 @@ class StatusBlock:
         if words[Word.PHASE] == phase:
             total += max(0, now_ns - words[Word.SINCE_NS])
         return float(total) / 1e9
+
+    def cost(self, number: int) -> tuple[int, int]:
+        """Nanoseconds spent in a pipeline's function, and calls."""
+        at = Word.COSTS + 2 * number
+        return self.words[at], self.words[at + 1]
 
     def claimed(self) -> int:
         """Seq of the last task taken, finished or not; NO_CLAIM before the first."""

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from mploader import Loader, Pipeline, StateMismatchError
-from tests.contract.engines import Engine, collect
+from tests.contract.engines import Engine, collect, until_idle
 
 GOLDEN = Path(__file__).with_name("golden.json")
 
@@ -409,3 +409,24 @@ def test_merged_pipelines_leave_the_callers_generators_alone(num_workers: int) -
         random.seed(5)
         assert list(pipe) == items
         assert random.random() == expected[0]
+
+
+def test_costs_in_workers_are_known_here(processes: Engine) -> None:
+    """``explain()`` tells what each function has cost, wherever it ran: while the workers live, and afterwards."""
+
+    def slow(x: int) -> int:
+        time.sleep(0.002)
+        return x
+
+    pipe = Pipeline.from_sequence(range(20)).map(slow).map(str).batch(4, collate_fn=list).filter(len)
+    with processes.loader(pipe) as loader:
+        for _ in range(2):
+            assert len(list(loader)) == 5
+            until_idle(loader)
+        costs = [line.split("  ")[-1].strip() for line in pipe.explain().splitlines()[2:]]
+        assert [cost.partition("ms an element, ")[2] for cost in costs] == ["40 so far", "40 so far", "", "10 so far"]
+        assert float(costs[0].split()[0]) >= 2
+    list(pipe)
+    assert [line.rpartition(", ")[2] for line in pipe.explain().splitlines() if "so far" in line] == [
+        *("60 so far", "60 so far", "15 so far")
+    ]

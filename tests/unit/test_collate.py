@@ -535,7 +535,7 @@ def test_padding_with_a_longer_text() -> None:
 def test_padding_with_dates() -> None:
     """NaT is a value like any other."""
     dates = np.array(["2020-01-01", "2020-01-02"], "M8[D]")
-    assert np.isnat(pad_stack([dates, dates[:1]], value=np.datetime64("NaT"))[1, 1])
+    assert np.isnat(pad_stack([dates, dates[:1]], value=np.datetime64("NaT", "D"))[1, 1])
 
 
 def test_padding_of_nothing_found() -> None:
