@@ -114,7 +114,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Mark all that is started from here on; and have Ctrl-C do what it does, which a shell's background jobs ignore."""
+    """Mark all that is started from here on. Ctrl-C does what it does, also in a background job of a shell."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ[RUN_VARIABLE] = f"{os.getpid()}-{time.monotonic_ns()}"
 

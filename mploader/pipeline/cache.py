@@ -10,6 +10,7 @@ wrong with the files, a value that cannot be had is one that is not there: only 
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
@@ -72,6 +73,7 @@ class Cache:
         self.limit_bytes = limit_bytes
         self._files: _Files | None = None
         self._remove: weakref.finalize[Any, Cache] | None = None
+        self._owner: Cache | None = None
         if path is None:
             self.path, owner = cache_folder.make_temporary()
             self._remove = weakref.finalize(self, cache_folder.remove_temporary, self.path, owner, os.getpid())
@@ -136,6 +138,13 @@ class Cache:
         files.damaged.discard(key)
         return True
 
+    def beside(self, fingerprint: str) -> Cache:
+        """Another cache in the same folder, made at its first use; it lives no longer than this one."""
+        other = copy.copy(self)
+        other.fingerprint = fingerprint
+        other._files, other._remove, other._owner = None, None, self
+        return other
+
     def nbytes(self) -> int:
         """Size of the values on disk, of all processes, in bytes."""
         return count_bytes(os.path.join(self.path, self.fingerprint))
@@ -153,6 +162,8 @@ class Cache:
         if files is None or files.pid != os.getpid():  # in a forked child: locks and places are the parent's
             files = self._files = _Files()
             try:
+                if self._owner is not None:
+                    cache_folder.prepare(self.path, self.fingerprint)
                 files.store = CacheStore(os.path.join(self.path, self.fingerprint), self.limit_bytes)
             except OSError as error:
                 self._say(files, "closed", f"it cannot be opened, and is not used: {error}")

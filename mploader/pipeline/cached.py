@@ -3,7 +3,7 @@
 Runs in: worker. Must never know: engines, the loader, how a cache lies on disk.
 
 An element is computed as its first pass in the epoch's first order would: a cache has one value an element, so what
-stands below it may not be random, or is frozen.
+stands below it may not be random, or is frozen: then each seed has values of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mploader.pipeline.access import Mixed, Shuffle, Source
 from mploader.pipeline.cache import Cache
 from mploader.pipeline.elements import Calls
 from mploader.pipeline.fingerprint import fingerprint
-from mploader.pipeline.node import UNKNOWN, Node
+from mploader.pipeline.node import UNKNOWN, Node, Runtime
 
 
 class Cached(Node):
@@ -25,9 +25,20 @@ class Cached(Node):
 
     name = "cache"
 
-    def __init__(self, child: Node, cache: Cache) -> None:
+    def __init__(self, child: Node, cache: Cache, *, is_frozen: bool = False) -> None:
         super().__init__(child)
         self.cache = cache
+        self._frozen: dict[int, Cache] | None = {} if is_frozen else None  # by what the draws below follow from
+
+    def bind(self, runtime: Runtime, seed: int, *, reseeds: bool, branch: tuple[int, ...] = ()) -> Node:  # noqa: D102
+        bound = super().bind(runtime, seed, reseeds=reseeds, branch=branch)
+        if self._frozen is not None:
+            assert isinstance(bound, Cached)
+            key = bound.child.key
+            if key not in self._frozen:
+                self._frozen[key] = self.cache.beside(fingerprint(self.cache.fingerprint, key))
+            bound.cache, bound._frozen = self._frozen[key], None
+        return bound
 
     def measure(self) -> int | None:  # noqa: D102
         return self.child.length
@@ -56,9 +67,7 @@ def randomness(node: Node) -> str | None:
     return None
 
 
-def open_cache(
-    node: Node, path: str | os.PathLike[str] | None, limit_bytes: int | None, *, version: object, seed: int
-) -> Cache:
+def open_cache(node: Node, path: str | os.PathLike[str] | None, limit_bytes: int | None, *, version: object) -> Cache:
     """Make the cache for what a node gives.
 
     Args:
@@ -66,14 +75,13 @@ def open_cache(
       path: a folder; None for one that lives as long as the pipeline.
       limit_bytes: of the values on disk.
       version: stands for the source, and for what cannot be looked into.
-      seed: of what is random and frozen.
 
     Raises:
       TypeError, ValueError: something cannot be fingerprinted, and there is no ``version``.
     """
     if path is None:
         return Cache(None, secrets.token_hex(16), limit_bytes=limit_bytes)
-    parts: list[object] = [version, seed]
+    parts: list[object] = [version, 0]
     for below in node.walk():
         own = [getattr(below, name, None) for name in ("seed", "cut")]  # a label leaves out some, and rounds others
         parts += [below.name, below.label, len(below.children), repr(own)]

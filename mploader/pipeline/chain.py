@@ -148,7 +148,10 @@ class Chain:
 
     def mark(self, delivered: int) -> Mark:
         """The last mark of which at most ``delivered`` outputs were out before."""
-        return next(mark for mark in reversed(self._now.marks) if mark.emitted <= delivered)
+        for mark in reversed(self._now.marks):
+            if mark.emitted <= delivered:
+                return mark
+        raise AssertionError(f"no mark before output {delivered}")
 
     def _run(self, level: int, states: list[Any], x: Any, outputs: list[Any]) -> int:
         """Take ``x`` through the steps from ``level`` on; returns the step that gives nothing any more, else -1."""

@@ -32,6 +32,9 @@ class Calls(Node):
         self.fn = fn
         self._said = said
         self.cost: list[int] | memoryview[int] = [0, 0]
+        reason = rng.not_callable_with_one(fn)
+        if reason:
+            raise TypeError(f"{self.said} is called with one element, and {reason}")
         self.takes_rng = rng.takes_rng(fn)
         if self.takes_rng and rng.comes_first(fn):
             raise TypeError(

@@ -18,7 +18,7 @@ from math import isfinite
 from typing import Any, Generic, TypeVar, cast, overload
 
 from mploader.pipeline import rng
-from mploader.pipeline.access import Batch, Concat, Interleaved, Mixed, Repeat, Shuffle, Slice, Zip
+from mploader.pipeline.access import Batch, Concat, Interleaved, Mixed, Repeat, Shuffle, Slice, Source, Zip
 from mploader.pipeline.cached import Cached, open_cache, randomness
 from mploader.pipeline.collate import stack
 from mploader.pipeline.elements import Collate, Enumerate, Filter, FlatMap, Map, Unbatch
@@ -34,6 +34,7 @@ from mploader.pipeline.streams import ConcatDrawn, Drawn, Generated, Interleaved
 
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
+N = TypeVar("N", int, float)
 
 
 class Pipeline(Origin, Generic[T_co]):
@@ -120,7 +121,7 @@ class Pipeline(Origin, Generic[T_co]):
           drop_last: leave out buckets that are not full at the end.
           collate_fn: as for `batch`.
         """
-        edges = [operator.index(edge) for edge in boundaries]
+        edges = _numbers("bucket_by_length", "boundaries", boundaries, operator.index, "[10, 20]")
         if any(low >= high for low, high in pairwise(edges)):
             raise ValueError(f"bucket_by_length's boundaries must increase, not {short_repr(boundaries)}")
         sizes = [batch_sizes] * (len(edges) + 1) if isinstance(batch_sizes, int) else list(batch_sizes)
@@ -213,7 +214,7 @@ class Pipeline(Origin, Generic[T_co]):
 
     def split(self, shares: Sequence[float], *, seed: int) -> list[Pipeline[T_co]]:
         """Disjoint random parts, the same in every epoch, such as ``train, test = pipe.split([0.8, 0.2], seed=1)``."""
-        given = [float(share) for share in shares]
+        given = _numbers("split", "shares", shares, float, "[0.8, 0.2]")
         if not given or any(not (share >= 0 and isfinite(share)) for share in given) or not 0 < sum(given) <= 1 + 1e-9:
             raise ValueError(f"split's shares must be 0 or more and add up to 1 at most, not {short_repr(shares)}")
         if self._node.length == ENDLESS:
@@ -249,7 +250,12 @@ class Pipeline(Origin, Generic[T_co]):
         bound = self._inline().root
         if bound.length is None:
             raise TypeError(f"[i] needs positions, and {_why_none(self._node)}: loop over it, or place it before")
-        i = operator.index(key)
+        try:
+            i = operator.index(key)
+        except TypeError:
+            raise TypeError(
+                f"[i] of a pipeline takes a position or a slice, not {short_repr(key)} ({type(key).__name__})"
+            ) from None
         at = i + bound.length if i < 0 and bound.length < ENDLESS else i
         if not 0 <= at < bound.length:
             raise IndexError(f"index {i} is out of range: the pipeline has {bound.length:,} elements")
@@ -273,7 +279,7 @@ class Pipeline(Origin, Generic[T_co]):
           limit_bytes: of the elements on disk; None: all but 2 % of the disk.
           version: of the data and of all code that is not a function of this pipeline; with it the source's content
             is not looked at.
-          freeze: take the random draws of the first pass for all, where there are such below.
+          freeze: take the random draws of the first pass for all, where there are such below; each seed has its own.
 
         Raises:
           TypeError: there is no random access here; or something cannot be fingerprinted, and there is no ``version``.
@@ -287,9 +293,8 @@ class Pipeline(Origin, Generic[T_co]):
                 f"{culprit} is random, and a cache would keep its first draws for ever: place it behind the cache, or "
                 "cache(freeze=True)"
             )
-        seed = 0 if culprit is None else self.base_seed()
-        store = open_cache(self._node, path, limit_bytes, version=version, seed=seed)
-        return self._with(Cached(self._node, store))
+        store = open_cache(self._node, path, limit_bytes, version=version)
+        return self._with(Cached(self._node, store, is_frozen=culprit is not None))
 
     # -- several pipelines -------------------------------------------------------------------------
 
@@ -325,7 +330,7 @@ class Pipeline(Origin, Generic[T_co]):
         The shares are exact within each block of draws, not only on average. `repeat` the shorter ones.
         """
         nodes = _nodes("sample_from", pipelines)
-        given = [1.0] * len(nodes) if weights is None else [float(weight) for weight in weights]
+        given = [1.0] * len(nodes) if weights is None else _numbers("sample_from", "weights", weights, float, "[2, 1]")
         if len(given) != len(nodes) or any(not (w >= 0 and isfinite(w)) for w in given) or sum(given) <= 0:
             raise ValueError(
                 f"sample_from has {len(nodes)} pipelines, so weights must be {len(nodes)} numbers of 0 or more and not "
@@ -381,6 +386,15 @@ class Pipeline(Origin, Generic[T_co]):
     def __repr__(self) -> str:
         return f"Pipeline({one_line(self._node)})"
 
+    @property
+    def class_names(self) -> list[str]:
+        """The class of each label, where the elements come `from_image_folder`."""
+        for node in self._node.walk():
+            names = getattr(node.source.source, "class_names", None) if isinstance(node, Source) else None
+            if names is not None:
+                return list(names)
+        raise AttributeError(f"{self!r} has no class_names: those are of from_image_folder")
+
     def explain(self) -> str:
         """Each operation, where a Loader runs it, and what its function has cost so far, here and in workers."""
         ready = self._inline()
@@ -435,7 +449,7 @@ class Pipeline(Origin, Generic[T_co]):
 
     def _warn_of_leak(self, what: str, stacklevel: int) -> None:
         node = self._node
-        while len(node.children) == 1:
+        while len(node.children) == 1 and not (isinstance(node, Repeat) and node.times is None):
             if isinstance(node, Shuffle | Buffered) and node.reshuffle:
                 warnings.warn(
                     f"{what} behind {node.label}: each epoch takes others, so a test set made so leaks into training; "
@@ -495,6 +509,17 @@ def _parts(cut: slice) -> tuple[Any, Any, Any]:
 
 def _shown(cut: slice) -> str:
     return ":".join("" if part is None else str(part) for part in (cut.start, cut.stop, cut.step or ""))
+
+
+def _numbers(what: str, name: str, given: Any, kind: Callable[[Any], N], example: str) -> list[N]:
+    try:
+        if isinstance(given, str | bytes):
+            raise TypeError
+        return [kind(number) for number in given]
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{what}'s {name} must be a list of numbers, such as {example}, not {short_repr(given)}"
+        ) from None
 
 
 def _function(what: str, fn: Any) -> Any:

@@ -121,6 +121,30 @@ def comes_first(fn: Callable[..., Any]) -> bool:
     return first is not None and first.name == "rng" and first.kind is first.POSITIONAL_OR_KEYWORD
 
 
+def not_callable_with_one(fn: Callable[..., Any]) -> str:
+    """Why ``fn(element)`` cannot work whatever the element is; "" where it may.
+
+    >>> not_callable_with_one(lambda: 1)
+    'it takes no argument'
+    >>> not_callable_with_one(lambda image, label=None: image), not_callable_with_one(lambda image, rng: image)
+    ('', '')
+    """
+    own = _parameters(fn, follow_wrapped=False)
+    if own is None:
+        return ""
+    needed = [p for p in own.values() if p.default is p.empty and p.name != "rng"]
+    names = [p.name for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    if len(names) > 1:
+        return (
+            f"it needs {len(names)} arguments, {', '.join(names[:-1])} and {names[-1]}: "
+            "where an element is a tuple of them, write lambda element: fn(*element)"
+        )
+    if not any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in own.values()):
+        return "it takes no argument"
+    unbound = [p.name for p in needed if p.kind is p.KEYWORD_ONLY]
+    return f"it needs {unbound[0]}=, which nobody gives: bind it with functools.partial" if unbound else ""
+
+
 def _parameters(fn: Callable[..., Any], *, follow_wrapped: bool) -> Mapping[str, inspect.Parameter] | None:
     try:
         return inspect.signature(fn, follow_wrapped=follow_wrapped).parameters

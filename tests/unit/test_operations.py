@@ -89,6 +89,9 @@ def test_from_image_folder(tmp_path: Path) -> None:
     images, labels = Pipeline.from_image_folder(tmp_path, image_size=(4, 6)).batch(10)[0]
     assert images.shape == (10, 4, 6, 3)
     assert sorted(labels.tolist()) == [0] * 5 + [1] * 5
+    folder = Pipeline.from_image_folder(tmp_path)
+    assert folder.class_names == folder.shuffle(seed=1).map(str).batch(2).class_names == ["cat", "dog"]
+    assert not hasattr(NUMBERS, "class_names")
     parts = Pipeline.from_image_folder(tmp_path, image_size=(4, 6), validation_split=0.2, subset="both", seed=1)
     pixels = [{tuple(x[0, 0, :2].tolist()) for x, _ in part} for part in parts]
     assert [len(part) for part in pixels] == [8, 2]
@@ -354,3 +357,14 @@ def test_frozen_draws(tmp_path: Path) -> None:
         drawn.cache(tmp_path)
     frozen = drawn.cache(tmp_path, version=1, freeze=True)
     assert list(frozen) == list(frozen.at_epoch(1)) == list(drawn)
+
+
+def test_frozen_draws_of_each_seed(tmp_path: Path) -> None:
+    """Two seeds share no frozen draws: the stream of each is what it would be without a cache."""
+    pytest.importorskip("google_crc32c")
+    drawn = NUMBERS.map(lambda x, rng: (x, int(rng.integers(1 << 60))))
+    for frozen in (drawn.cache(freeze=True), drawn.cache(tmp_path, version=1, freeze=True)):
+        for seed in (7, 8, 7):
+            with Loader(frozen, seed=seed, num_workers=0) as loader, Loader(drawn, seed=seed, num_workers=0) as plain:
+                assert list(loader) == list(plain)
+                assert list(loader) == list(frozen.seed(seed))

@@ -26,6 +26,18 @@ FILTERED: Any = NUMBERS.filter(bool)
         (lambda: NUMBERS.skip(True), TypeError, "skip's count must be an int, not True"),
         (lambda: NUMBERS.repeat(-2), ValueError, "repeat's times must be at least 0"),
         (lambda: NUMBERS.map(None), TypeError, "map takes a function, not None"),
+        (lambda: NUMBERS.map(lambda a, b: a), TypeError, r"it needs 2 arguments, a and b: where .* fn\(\*element\)"),
+        (lambda: NUMBERS.filter(lambda: True), TypeError, "is called with one element, and it takes no argument"),
+        (lambda: NUMBERS.map(lambda x, *, size: x), TypeError, "it needs size=, which nobody gives"),
+        (
+            lambda: Loader(NUMBERS, pow),
+            TypeError,
+            "fn is called with one element, and it needs 2 arguments, base and exp",
+        ),
+        (lambda: NUMBERS.split(0.5, seed=1), TypeError, r"shares must be a list of numbers, such as \[0.8, 0.2\]"),
+        (lambda: NUMBERS.bucket_by_length(len, 3, 2), TypeError, "boundaries must be a list of numbers"),
+        (lambda: Pipeline.sample_from([NUMBERS], "a"), TypeError, "weights must be a list of numbers"),  # type: ignore[arg-type]
+        (lambda: NUMBERS["a"], TypeError, r"takes a position or a slice, not 'a' \(str\)"),
         (lambda: NUMBERS.shard(2, 2), ValueError, "rank is 2, it must be below world, 2"),
         (lambda: NUMBERS.split([0.9, 0.9], seed=1), ValueError, "add up to 1 at most"),
         (lambda: NUMBERS.bucket_by_length(len, [3, 3], 2), ValueError, "must increase"),
@@ -80,6 +92,7 @@ def test_a_part_of_what_is_shuffled_anew_warns(write: Callable[[Pipeline[Any]], 
     with pytest.warns(UserWarning, match="leaks into training; split"):
         write(NUMBERS.shuffle().map(str))
     write(NUMBERS.shuffle(reshuffle=False))
+    write(NUMBERS.shuffle().repeat())  # so many steps of all, not a part
 
 
 def test_a_shard_of_a_stream_says_what_it_costs() -> None:
