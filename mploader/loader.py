@@ -440,7 +440,10 @@ class _EpochIterator(Iterator[T_co]):
             raise StopIteration
         del delivery
         # an interrupt up to here: the next call gives the same item again. From here to the return there is none
-        del self._handouts[thread]
+        try:  # noqa: SIM105  a call would be a place for an interrupt
+            del self._handouts[thread]
+        except KeyError:  # closed meanwhile, by another thread
+            pass
         if error is None:
             return value  # type: ignore[no-any-return]
         raise error

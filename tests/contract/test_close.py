@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 import pytest
 
-from mploader import ClosedError
+from mploader import ClosedError, Pipeline
 from mploader.engine import stream
 from tests.contract.engines import DEADLINE_S, Engine, Gate, Tally, pids_of, until
 
@@ -59,6 +59,30 @@ def test_close_is_idempotent(engine: Engine) -> None:
     assert loader.stats().delivered == 3
     assert loader.epoch == 0
     assert "closed" in repr(loader)
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_close_at_the_very_moment_of_a_delivery(quick: Engine, behind: bool) -> None:
+    """Another thread closes the loader when an item was taken and not yet handed out: it is, and the loop ends."""
+    pipe = Pipeline.from_sequence(range(5))
+    with quick.loader(pipe.filter(lambda x: True) if behind else pipe) as loader:
+        iterator = iter(loader)
+        assert next(iterator) == 0
+        tasks: Any = loader._stream
+        take = tasks.take
+
+        def taken(epoch: int, thread: int) -> Any:
+            delivery = take(epoch, thread)
+            closer = threading.Thread(target=loader.close)
+            closer.start()
+            closer.join()
+            return delivery
+
+        tasks.take = taken
+        found: list[int] = []
+        with pytest.raises(ClosedError):
+            found.extend(iterator)
+        assert found in ([], [1])
 
 
 def test_close_while_another_thread_waits(
