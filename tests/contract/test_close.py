@@ -61,6 +61,26 @@ def test_close_is_idempotent(engine: Engine) -> None:
     assert "closed" in repr(loader)
 
 
+def test_close_ends_a_repeat_that_gives_nothing(quick: Engine) -> None:
+    """A loop that will never get an item is ended by ``close()`` from another thread, as any other that waits."""
+    pipe = Pipeline.from_sequence(range(10)).filter(lambda x: x > 10).repeat()
+    outcome: list[BaseException] = []
+
+    def draw(iterator: Iterator[int]) -> None:
+        try:
+            next(iterator)
+        except Exception as error:  # noqa: BLE001  it is what the test looks at
+            outcome.append(error)
+
+    loader = quick.loader(pipe)
+    thread = threading.Thread(target=draw, args=(iter(loader),))
+    thread.start()
+    until(lambda: loader.stats().delivered > 50, "several passes")
+    loader.close()
+    thread.join(DEADLINE_S)
+    assert isinstance(outcome[0], ClosedError)
+
+
 @pytest.mark.parametrize("behind", [False, True])
 def test_close_at_the_very_moment_of_a_delivery(quick: Engine, behind: bool) -> None:
     """Another thread closes the loader when an item was taken and not yet handed out: it is, and the loop ends."""
