@@ -15,6 +15,7 @@ import inspect
 import threading
 import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
@@ -25,7 +26,7 @@ from mploader.engine.contract import Elements
 from mploader.engine.feeder import Feeder
 from mploader.engine.process import Pool
 from mploader.engine.window import Window
-from mploader.errors import MploaderError, NotPicklableError, TaskInfo
+from mploader.errors import ClosedError, MploaderError, NotPicklableError, TaskInfo
 from mploader.pipeline.chain import Failure
 from mploader.pipeline.fetch import short_repr
 from mploader.transport.codec import NoRoomError, Span
@@ -74,7 +75,8 @@ class Feed:
         self.is_stream = elements.iterator is not None
         self.is_exhausted = False
         if elements.iterator is not None and not (elements.is_bound or self._is_bound):
-            feeder = Feeder(epoch, elements.iterator, self._pool.wakeup)
+            writer = _Writer(self._pool, self.next_seq, self.base, epoch)
+            feeder = Feeder(epoch, elements.iterator, self._pool.wakeup, writer.write, writer.forget)
             with contextlib.suppress(RuntimeError):  # no thread to be had: drawn here
                 feeder.thread.start()
                 self._elements = elements._replace(iterator=None)  # it is let go by who draws it
@@ -84,6 +86,9 @@ class Feed:
         """Give the epoch up; drops every reference to the source."""
         self.base = self.next_seq
         self.is_exhausted = True
+        if self._feeder is not None:
+            for made in self._drawn:
+                _Writer(self._pool, 0, 0, 0).forget(made)
         self._drawn.clear()
         self._elements = Elements(0, None, str)
         self._interrupted_draw = False
@@ -192,7 +197,9 @@ class Feed:
                 if type(element) is Failure:
                     error, is_source = element.error, False
                     break
-                spans.append(self._write_element(element, self.next_seq + len(spans)))
+                if self._feeder is None:
+                    element = write_element(self._pool, element, self.next_seq + len(spans), self.base, self._epoch)
+                spans.append(element)
             except BaseException as raised:
                 if isinstance(raised, KeyboardInterrupt) and raised is not self._raised:
                     raise
@@ -207,7 +214,7 @@ class Feed:
         if error is not None:
             info = TaskInfo(index=end - self.base, seq=end, epoch=self._epoch)
             is_ours = isinstance(error, MploaderError)  # an element that cannot travel
-            if not is_ours and not isinstance(error, KeyboardInterrupt):
+            if not is_ours:
                 error = blame.raised(error, info, what="the source")
             self._pool.fail(end, error, is_source=is_source and not is_ours)
             window.admit()
@@ -281,25 +288,51 @@ class Feed:
         self._feeder = None
         return iterator
 
-    def _write_element(self, element: object, seq: int) -> Span:
-        pool = self._pool
-        try:
-            span = pool.arena.write(element)
-            pool.payload.keep_classes()
-            return span
-        except NoRoomError as error:
-            info, limit = self._info(element, seq), pool.options.memory_limit_bytes
-            room = pool.arena.segment.nbytes
-            raise blame.too_large(error.args[0], limit, info, room, is_element=True) from None
-        except Exception as error:
-            info = self._info(element, seq)
-            culprit = find_unpicklable(element, "element", role="element", error=error)
-            raise NotPicklableError(
-                f"{culprit.sentence} ({info})", info, path=culprit.path, type_name=culprit.type_name
-            ) from error
 
-    def _info(self, element: object, seq: int) -> TaskInfo:
-        return TaskInfo(index=seq - self.base, element=short_repr(element), seq=seq, epoch=self._epoch)
+class _Writer:
+    """Writes what a feeder draws; keeps no pool alive, as the feeder's thread may wait inside a source for ever."""
+
+    def __init__(self, pool: Pool, first_seq: int, base: int, epoch: int) -> None:
+        self._pool = weakref.ref(pool)
+        self._first_seq, self._base, self._epoch = first_seq, base, epoch
+
+    def write(self, element: object, number: int) -> Span | Failure:
+        """Write the ``number``-th element into the arena."""
+        if type(element) is Failure:  # of a pipeline that was merged into this one
+            return element
+        try:
+            pool = self._pool()
+            if pool is None:
+                raise ClosedError("the loader was closed")
+            return write_element(pool, element, self._first_seq + number, self._base, self._epoch)
+        except BaseException as error:  # noqa: BLE001  at its place, whatever it is
+            return Failure(error)
+
+    def forget(self, made: Span | Failure) -> None:
+        """Nobody will read it."""
+        pool = self._pool()
+        if pool is not None and isinstance(made, Span):
+            pool.free_element(made)
+
+
+def write_element(pool: Pool, element: object, seq: int, base: int, epoch: int) -> Span:
+    """Write an element of a stream into the arena.
+
+    Raises:
+      ResultTooLargeError, NotPicklableError: it cannot travel.
+    """
+    try:
+        return pool.write_element(element)
+    except NoRoomError as error:
+        info = TaskInfo(index=seq - base, element=short_repr(element), seq=seq, epoch=epoch)
+        limit, room = pool.options.memory_limit_bytes, pool.arena.segment.nbytes
+        raise blame.too_large(error.args[0], limit, info, room, is_element=True) from None
+    except Exception as error:
+        info = TaskInfo(index=seq - base, element=short_repr(element), seq=seq, epoch=epoch)
+        culprit = find_unpicklable(element, "element", role="element", error=error)
+        raise NotPicklableError(
+            f"{culprit.sentence} ({info})", info, path=culprit.path, type_name=culprit.type_name
+        ) from error
 
 
 def _ended(iterator: object, interrupt: KeyboardInterrupt) -> bool:

@@ -1,8 +1,9 @@
 """Feeder: draws the elements of one epoch of a stream ahead of the consumer, in a thread of its own.
 
 The one helper thread on the way of an item: a source may take its time, or wait for its next element for ever, and
-what was drawn before must be delivered meanwhile. It draws on credit and puts into a deque; all the rest
-(admission, order, writing, sending) is the consumer's, who takes from the deque as it would from the iterator.
+what was drawn before must be delivered meanwhile. It draws on credit, writes each element before it draws the next (a
+source may yield one object again and again), and puts where it lies into a deque; all the rest (admission, order,
+sending) is the consumer's, who takes from the deque as it would from the iterator.
 
 Runs in: consumer. Must never know: tasks, seqs, the pool. Invariants: the thread is a daemon; while it rests it holds
 nothing but a weak reference to its `Feeder`, so that a forgotten loader is collected; while it is inside the
@@ -11,13 +12,14 @@ user's source it holds that and the deque. No interrupt strikes it: Ctrl-C is th
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import queue
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from mploader.platform import Wakeup
@@ -32,13 +34,30 @@ class Feeder:
 
     Attributes:
       epoch: the one it draws for.
-      drawn: elements in their order; the thread appends, the consumer takes.
+      drawn: what ``write`` made of the elements, in their order; the thread appends, the consumer takes.
       is_over: nothing comes behind what is in ``drawn``: the source has ended, or raised ``error``.
       n_drawn: elements drawn so far, taken ones included.
       draw_s: what drawing one takes, the recent mean.
     """
 
-    def __init__(self, epoch: int, iterator: Iterator[Any], wakeup: Wakeup) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        iterator: Iterator[Any],
+        wakeup: Wakeup,
+        write: Callable[[Any, int], Any],
+        forget: Callable[[Any], None],
+    ) -> None:
+        """Make its thread; `thread.start()` is the caller's.
+
+        Args:
+          epoch: the one it draws for.
+          iterator: where it draws from.
+          wakeup: set at an element that the consumer sleeps for.
+          write: what to keep of an element, the ``number``-th; raises nothing.
+          forget: undoes a ``write`` that nobody will take.
+        """
+        self._write, self._forget = write, forget
         self.epoch = epoch
         self.drawn: deque[Any] = deque()
         self.is_over = False
@@ -85,6 +104,12 @@ class Feeder:
         self.stop()
         if self.thread is not threading.current_thread():
             self.thread.join(max(0.0, self._drawing_since + LET_GO_TIMEOUT_S - time.monotonic()))
+        self._forget_drawn()
+
+    def _forget_drawn(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._forget(self.drawn.popleft())
 
     # -- the thread's side -------------------------------------------------------------------------
 
@@ -102,7 +127,7 @@ class Feeder:
         try:
             element = next(iterator, _END)
             if element is not _END:
-                self.drawn.append(element)
+                self.drawn.append(self._write(element, self.n_drawn))
                 self.n_drawn += 1
                 self.draw_s += (time.monotonic() - since - self.draw_s) * 0.2
         except BaseException as error:  # noqa: BLE001  whatever it is, the consumer raises it at its place
@@ -112,6 +137,8 @@ class Feeder:
         if element is _END:
             self._iterator = None
             self.is_over = True
+        if self._is_stopped:
+            self._forget_drawn()
         if self._is_awaited:
             self._is_awaited = False
             self._wakeup.set()

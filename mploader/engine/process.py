@@ -62,6 +62,7 @@ class Pool:
 
     def __init__(self, options: Options, seed: int) -> None:
         self.lock = threading.RLock()
+        self._arena_lock = threading.RLock()  # its own: pickling runs user code
         self.ledger = Ledger()
         pipe_nbytes = 2 * records.RECORD_BYTES * max(1024, options.prefetch)
         with contextlib.ExitStack() as undo:
@@ -164,6 +165,23 @@ class Pool:
             for task in tasks:
                 self.ledger.add(task)
             self.tasks.send(tasks, together=self.is_cheap)  # to wake a worker costs more than cheap tasks
+
+    def write_element(self, element: object) -> Span:
+        """Write an element of a stream into the arena; from any thread.
+
+        Raises:
+          NoRoomError: it is too large.
+          Exception: whatever cloudpickle raised.
+        """
+        with self._arena_lock:
+            span = self.arena.write(element)
+            self.payload.keep_classes()
+            return span
+
+    def free_element(self, span: Span) -> None:
+        """Give an element's span back, which nobody reads."""
+        with contextlib.suppress(AttributeError):  # let go already
+            free(self.arena.segment, span.offset)
 
     @property
     def is_cheap(self) -> bool:

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mploader import ClosedError, Loader, RemoteError
@@ -469,3 +470,29 @@ def test_indices_need_no_thread(forkserver: Engine) -> None:
         assert next(iterator) == 0
         assert feeders() == []
     assert isinstance(loader, Loader)
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_one_object_yielded_again_and_again(processes: Engine, draws: bool) -> None:
+    """A source may fill the same row, or buffer, for each element: what arrives is what it was when it was yielded."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        row: dict[str, Any] = {"image": np.zeros(300_000, np.uint8)}
+        for i in range(40):
+            row["id"] = i
+            row["image"][:] = i
+            yield row
+
+    with processes.loader(rows if draws else rows(), lambda row: (row["id"], set(row["image"].tolist()))) as loader:
+        for _ in range(2 if draws else 1):
+            assert list(loader) == [(i, {i}) for i in range(40)]
+
+
+def test_what_was_drawn_and_not_wanted_is_given_back(forkserver: Engine) -> None:
+    """Epochs that are broken off leave nothing in the memory that elements travel in."""
+    with forkserver.single.loader(lambda: (np.zeros(100_000) for _ in range(100)), len, prefetch=8) as loader:
+        for _ in range(30):
+            assert next(iter(loader)) == 100_000
+        assert list(loader) == [100_000] * 100
+        stream: Any = loader._stream
+        assert stream.pool.arena.ring.capacity < 40 * 800_000

@@ -134,6 +134,9 @@ def test_strike_at_step(owner: Any, name: str, act: str, monkeypatch: pytest.Mon
     with Loader(source, make, num_workers=2, prefetch=4, retries=5, start_method="fork") as loader:
         assert collect(loader) == list(range(N))
         until_waiting(loader)
+        if name == "write":  # else in the thread of the feeder, where no interrupt strikes
+            tasks: Any = loader._stream
+            tasks._feed._is_bound = True
         trap = Trap(monkeypatch, owner, name, strike)
         for after in (False, True):
             trap.set(after=after)
