@@ -190,6 +190,14 @@ class Loader(Generic[T_co]):
           NotPicklableError: source, fn or worker_init_fn cannot travel to the workers.
           ClosedError: the loader was closed.
         """
+        try:
+            return self._begin_epoch()
+        except StopIteration as error:
+            raise RuntimeError(
+                "the source raised StopIteration as the epoch began, which would read as its end"
+            ) from error
+
+    def _begin_epoch(self) -> Iterator[T_co]:
         with self._lock:
             self._check_open()
             recipe, epoch = self._recipe, self._next_epoch

@@ -150,5 +150,5 @@ class Behind:
             try:
                 return (self._on_error(error),)
             except Exception as raised:  # noqa: BLE001  it takes the item's place
-                return (Failure(raised),)
+                return (Failure(blame.by_on_error(raised, error)),)
         return (Failure(error),)

@@ -67,6 +67,14 @@ def raised(exc: BaseException, info: TaskInfo, remote_traceback: str = "", *, wh
     return error
 
 
+def by_on_error(exc: Exception, failure: BaseException) -> BaseException:
+    """The error to raise for what ``on_error`` raised: itself, unless it would end the loop."""
+    if not isinstance(exc, StopIteration):
+        return exc
+    info = getattr(failure, "mploader_task", None) or TaskInfo(index=getattr(failure, "index", -1))
+    return raised(exc, info, what="on_error")
+
+
 def failed(arrival: Arrival, index: int, epoch: int, options: Options) -> BaseException:
     """The error for a failure that a worker announced. Runs in: consumer; unpickles the user's exception."""
     assert arrival.segment is not None

@@ -169,7 +169,7 @@ class InlineStream:
             try:
                 return Delivery(epoch, seq, on_error(failure))
             except Exception as raised:  # noqa: BLE001  it takes the item's place
-                return Delivery(epoch, seq, None, raised)
+                return Delivery(epoch, seq, None, blame.by_on_error(raised, failure))
         self.skipped += 1
         self._position += 1
         self._drawn.clear()

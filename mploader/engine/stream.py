@@ -84,6 +84,7 @@ class Stream:
         self._dirty = False
         self._costs_read: dict[int, list[tuple[int, int]]] = {}  # by incarnation
         self._to_free: Arrival | None = None
+        self._struck = -1
         self._returned_ns = 0
         self._looked_ns = self._said_slow = 0
         launcher = Launcher(
@@ -177,6 +178,9 @@ class Stream:
             self.supervisor.tidy_no_more()
             self._drop_epoch()
             self._feed.begin(epoch, elements())
+            self._dirty = True
+            self._feed.admit_first()
+            self._dirty = False
 
     def abandon(self, epoch: int) -> None:
         """Give an epoch up, soon: its iterator is garbage. Takes no lock."""
@@ -333,7 +337,7 @@ class Stream:
             try:
                 delivery = Delivery(epoch, seq, on_error(error))
             except Exception as raised:  # noqa: BLE001  it takes the item's place
-                delivery = Delivery(epoch, seq, None, raised)
+                delivery = Delivery(epoch, seq, None, blame.by_on_error(raised, error))
         if delivery is not None:
             self.handouts[thread] = delivery  # from here on it is handed out, whatever interrupts
         else:
@@ -359,9 +363,12 @@ class Stream:
                 return None, blame.failed(arrival, index, self.epoch, self.options), False
             # H: rebuilt over leased views of the ring
             return codec.read(arrival.segment, record, leases), None, leases is not None
-        except KeyboardInterrupt:
-            raise
-        except BaseException as exc:  # noqa: BLE001  a result that cannot be rebuilt costs one item
+        except BaseException as exc:  # a result that cannot be rebuilt costs one item
+            if isinstance(exc, KeyboardInterrupt) and self._struck != seq:
+                self._struck = (
+                    seq  # Ctrl-C, and the next call rebuilds it again; twice at one item, it is the item's own
+                )
+                raise
             info = TaskInfo(
                 index=index,
                 element=self._feed.describe(index),

@@ -77,6 +77,8 @@ class Worker:
         self._poller.register(self._mailbox_fd, platform.READABLE)
         self._poller.register(self._tasks_fd, platform.READABLE_FOR_ONE)
         self._poller.register(self._consumer_fd, platform.READABLE)  # second line behind the lifeline
+        self._is_copy = False
+        os.register_at_fork(after_in_child=self._become_copy)
         self._seed: int = config["seed"]
         self._restarts: int = config["restarts"]
         self._num_workers: int = config["num_workers"]
@@ -139,6 +141,9 @@ class Worker:
         """Classes of the program's were loaded: their instances travel by their ids."""
         self._writer.dispatch = learn(self._writer.dispatch, known)
         self._writer.always_dispatch = True
+
+    def _become_copy(self) -> None:
+        self._is_copy = True
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -223,6 +228,8 @@ class Worker:
                 value = work.program.run(element, task.position, task.epoch)
             except BaseException as exc:  # noqa: BLE001  nothing the user raises may end a worker or an epoch
                 trouble = exc
+            if self._is_copy:
+                _leave(trouble)
             then = time.monotonic_ns()
             words[Word.RUNNING_NS] += then - now
             words[Word.SINCE_NS] = then
@@ -337,6 +344,21 @@ def main(config: dict[str, Any]) -> NoReturn:
         with contextlib.suppress(Exception):
             sys.stderr.flush()
         os._exit(status)
+
+
+def _leave(trouble: BaseException | None) -> NoReturn:
+    """End a process that the user's function forked and that comes back from it: it is a program, and no worker."""
+    status = 0
+    if isinstance(trouble, SystemExit):
+        status = trouble.code if isinstance(trouble.code, int) else int(trouble.code is not None)
+    elif trouble is not None:
+        status = 1
+        traceback.print_exception(trouble)
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    with contextlib.suppress(Exception):
+        sys.stderr.flush()
+    os._exit(status & 0xFF)
 
 
 def _settle(config: dict[str, Any]) -> None:

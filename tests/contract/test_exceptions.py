@@ -214,3 +214,59 @@ def test_local_exceptions_can_be_caught(quick: Engine) -> None:
         with pytest.raises(Unlucky):
             next(iterator)
         assert list(iterator) == [2]
+
+
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_on_error_cannot_end_the_loop(quick: Engine, batch_size: int | None) -> None:
+    """A StopIteration out of it is that item's error, and not the end of the epoch."""
+
+    def fn(i: int) -> int:
+        if i == 1:
+            raise ValueError(i)
+        return i
+
+    options: dict[str, Any] = {"batch_size": batch_size, "collate_fn": list} if batch_size else {}
+    with quick.loader(range(5), fn, on_error=lambda error: next(iter([])), **options) as loader:
+        found = collect(loader)
+    errors = [item for item in found if isinstance(item, RemoteError)]
+    assert [item for item in found if item not in errors] == ([[0], [2], [3], [4]] if batch_size else [0, 2, 3, 4])
+    assert isinstance(errors[0].__cause__, StopIteration)
+    assert "on_error raised StopIteration for index 1" in str(errors[0])
+
+
+class Stubborn:
+    """Cannot be rebuilt: raises what Ctrl-C would."""
+
+    def __init__(self, i: int) -> None:
+        self.i = i
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+
+def test_a_result_whose_rebuilding_raises_keyboard_interrupt(quick: Engine) -> None:
+    """The first time it is taken for Ctrl-C; then it is the item's error, and the others arrive."""
+    with quick.loader(range(5), lambda i: Stubborn(i) if i == 2 and not quick.is_inline else i) as loader:
+        iterator = iter(loader)
+        assert [next(iterator), next(iterator)] == [0, 1]
+        if not quick.is_inline:
+            with pytest.raises(KeyboardInterrupt):
+                next(iterator)
+            with pytest.raises(RemoteError, match="the result for index 2 could not be rebuilt"):
+                next(iterator)
+        assert list(iterator) == ([2, 3, 4] if quick.is_inline else [3, 4])
+
+
+def test_a_source_that_raises_keyboard_interrupt_in_a_thread(forkserver: Engine) -> None:
+    """Ctrl-C is the main thread's: what a source raises in its own thread is its error, as SystemExit is."""
+
+    def source() -> Any:
+        yield 0
+        raise KeyboardInterrupt
+
+    with forkserver.loader(source) as loader:
+        found = collect(loader)
+    assert found[0] == 0
+    assert isinstance(found[1], RemoteError)
+    assert isinstance(found[1].__cause__, KeyboardInterrupt)
+    assert len(found) == 2
