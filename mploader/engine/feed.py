@@ -130,12 +130,6 @@ class Feed:
             self.is_exhausted = self.is_exhausted or (self.is_stream and self._raised is not None)
             self._drawn, self.next_seq = rest, issued + 1
 
-    def admit_first(self) -> None:
-        """Begin before the first ``next()``: who makes a model meanwhile finds items ready. Draws nothing here."""
-        if not self.draws_here:
-            self.admit()
-            self.may_sleep()
-
     def admit_lazily(self) -> None:
         """Fill the window after a delivery, where that cannot hold the item up for long.
 

@@ -61,6 +61,9 @@ class Reorder(Node):
     def get(self, i: int, draw: int, turn: int) -> Any:
         return self.child.get(self.at(i, turn), draw, turn)
 
+    def reach(self, i: int, draw: int, turn: int) -> int:
+        return self.child.reach(self.at(i, turn), draw, turn)
+
 
 class Shuffle(Reorder):
     """All elements in an order of its own for each pass, by a keyed bijection."""
@@ -94,10 +97,12 @@ class Shuffle(Reorder):
 class Slice(Reorder):
     """Some of the child's elements, evenly spaced: take, skip, slices, shards, parts of a split.
 
-    A place in the slice is a place in the child's stream, for the draws too: ``pipe.skip(5)[0]`` is ``pipe[5]``.
+    A place in the slice is a place in the child's stream, for all draws: ``pipe.skip(5)[0]`` is ``pipe[5]``, and
+    ``pipe.map(fn).skip(5)`` is ``pipe.skip(5).map(fn)``.
     """
 
     name = "slice"
+    is_part = True
 
     def __init__(self, child: Node, cut: slice | tuple[float, float], label: str) -> None:
         """``cut`` is a slice, or two shares of the child's length between 0 and 1."""
@@ -118,9 +123,13 @@ class Slice(Reorder):
     def at(self, i: int, turn: int) -> int:
         return self._places[i]
 
-    def get(self, i: int, draw: int, turn: int) -> Any:
+    def reach(self, i: int, draw: int, turn: int) -> int:
         at = self._places[i]
-        return self.child.get(at, at + (draw - i) * abs(self._places.step), turn)
+        return self.child.reach(at, at + (draw - i) * abs(self._places.step), turn)
+
+    def own_cut(self) -> tuple[int, ...]:
+        places = self._places
+        return () if (places.start, places.step) == (0, 1) else (places.start, places.step)
 
     @property
     def label(self) -> str:
@@ -146,12 +155,24 @@ class Repeat(Node):
         inner = self.child.length
         assert inner is not None
         again, at = divmod(i, inner)
-        first = turn << 32 if self.times is None else turn * self.times
-        return self.child.get(at, draw, first + again)
+        return self.child.get(at, draw, self._first(turn) + again)
+
+    def reach(self, i: int, draw: int, turn: int) -> int:
+        assert self.child.length is not None
+        again, at = divmod(i, self.child.length)
+        return self.child.reach(at, draw, self._first(turn) + again)
+
+    def _first(self, turn: int) -> int:
+        return turn << 32 if self.times is None else turn * self.times
 
     @property
     def label(self) -> str:
         return f"repeat({'' if self.times is None else self.times})"
+
+
+def get_part(node: Node, i: int, draw: int, turn: int) -> Any:
+    """Element i of a part: what is put together from several, each with draws of its own."""
+    return node.get(i, node.reach(i, draw, turn) if node.is_cut else draw, turn)
 
 
 class Zip(Node):
@@ -164,7 +185,7 @@ class Zip(Node):
         return None if None in lengths else min(length for length in lengths if length is not None)
 
     def get(self, i: int, draw: int, turn: int) -> Any:
-        return tuple(child.get(i, draw, turn) for child in self.children)
+        return tuple([get_part(child, i, draw, turn) for child in self.children])
 
 
 class Concat(Node):
@@ -181,7 +202,7 @@ class Concat(Node):
 
     def get(self, i: int, draw: int, turn: int) -> Any:
         which = bisect_right(self._ends, i)
-        return self.children[which].get(i - (self._ends[which - 1] if which else 0), draw, turn)
+        return get_part(self.children[which], i - (self._ends[which - 1] if which else 0), draw, turn)
 
 
 class Interleaved(Node):
@@ -203,7 +224,7 @@ class Interleaved(Node):
 
     def get(self, i: int, draw: int, turn: int) -> Any:
         which, at = self._table[i]
-        return self.children[which].get(at, draw, turn)
+        return get_part(self.children[which], at, draw, turn)
 
     @property
     def label(self) -> str:
@@ -231,7 +252,7 @@ class Mixed(Node):
 
     def get(self, i: int, draw: int, turn: int) -> Any:
         which, at = self._choice[i]
-        return self.children[which].get(at, draw, turn)
+        return get_part(self.children[which], at, draw, turn)
 
     @property
     def label(self) -> str:
@@ -242,6 +263,7 @@ class Batch(Node):
     """``size`` elements at a time, collated in one place."""
 
     name = "batch"
+    is_barrier = True
 
     def __init__(
         self, child: Node, size: int, collate_fn: Callable[[list[Any]], Any], *, drop_last: bool, label: str

@@ -13,7 +13,7 @@ import secrets
 from typing import Any
 
 from mploader.pipeline import rng
-from mploader.pipeline.access import Mixed, Shuffle, Source
+from mploader.pipeline.access import Mixed, Shuffle, Source, get_part
 from mploader.pipeline.cache import Cache
 from mploader.pipeline.elements import Calls
 from mploader.pipeline.fingerprint import fingerprint
@@ -46,7 +46,7 @@ class Cached(Node):
     def get(self, i: int, draw: int, turn: int) -> Any:  # noqa: D102
         found, value = self.cache.get(i)
         if not found:
-            value = self.child.get(i, i, 0)
+            value = get_part(self.child, i, i, 0)
             self.cache.put(i, value)
         runtime = self.runtime
         runtime.place, runtime.element = i, UNKNOWN

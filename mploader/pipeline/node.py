@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, ClassVar
 
 from mploader.pipeline import rng
@@ -84,14 +85,14 @@ class Runtime:
         Args:
           places: index and draw of each.
         """
-        made = []
+        made, is_cut = [], node.is_cut
         for i, draw in places:
             tries = 0
             while True:
                 if self._begin is not None:
                     self._begin(i)
                 try:
-                    made.append(node.get(i, draw, turn))
+                    made.append(node.get(i, node.reach(i, draw, turn) if is_cut else draw, turn))
                     break
                 except self._retry_on:
                     if tries == self._retries or self.is_spent:
@@ -119,12 +120,18 @@ class Node:
       children: the nodes that it reads from.
       length: elements of a pass; `ENDLESS`, or None where nobody knows: then there is no random access.
       key: what its randomness is derived from; 0 until it is bound.
+      cuts: the parts of longer streams that it is, or is made of: shards, slices, parts of a split.
+      sealed: of these, those that `reach` does not see; they are part of ``key``.
     """
 
     name: ClassVar[str]
     is_elementwise: ClassVar[bool] = False  # has `spread`
     is_opaque: ClassVar[bool] = False  # a step that never looks at its elements: it may as well move their indices
+    is_part: ClassVar[bool] = False  # some of its child's elements, as they are
+    is_barrier: ClassVar[bool] = False  # above it, a draw is no place in the streams below
     length: int | None = None
+    cuts: tuple[int, ...] = ()
+    sealed: tuple[int, ...] = ()
 
     def __init__(self, *children: Node) -> None:
         self.children = children
@@ -141,6 +148,19 @@ class Node:
     def get(self, i: int, draw: int, turn: int) -> Any:
         """Element i, 0 <= i < `length`."""
         raise NotImplementedError
+
+    def reach(self, i: int, draw: int, turn: int) -> int:
+        """The place of element i in the stream that was cut up below, so that no two parts share their draws."""
+        return self.children[0].reach(i, draw, turn) if len(self.children) == 1 and not self.is_barrier else draw
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether `reach` may give another number than it is given."""
+        return self.cuts != self.sealed
+
+    def own_cut(self) -> tuple[int, ...]:
+        """Which part of its child it is, () for all of it."""
+        return ()
 
     # -- element by element ------------------------------------------------------------------------
 
@@ -225,13 +245,23 @@ class Node:
             child.bind(runtime, seed, reseeds=reseeds, branch=(*branch, number) if many else branch)
             for number, child in enumerate(self.children)
         )
-        bound.key = rng.derive(seed, self._height(), *branch)
+        below = tuple(chain.from_iterable(child.cuts for child in bound.children))
+        seen = tuple(chain.from_iterable(child.sealed for child in bound.children))
+        bound.sealed = below if many or bound.is_barrier else seen
+        bound.key = rng.derive(seed, self._height(), *branch, *bound.sealed)
         bound.length = bound.measure()
+        bound.cuts = (*below, *bound.own_cut())
+        if bound.length is None and not bound.is_elementwise:  # a step over the sequence: it counts what arrives
+            bound.sealed = bound.cuts
+            bound.key = rng.derive(seed, self._height(), *branch, *bound.sealed)
         return bound
 
     def _height(self) -> int:
-        """Steps above the nearest fork or leaf: what is added on top of a pipeline changes no key below."""
-        return 1 + self.children[0]._height() if len(self.children) == 1 else 0
+        """Steps above the nearest fork or leaf: what is added on top of a pipeline changes no key below.
+
+        What only leaves out elements is none of them: a function draws the same before and behind a shard.
+        """
+        return (not self.is_part) + self.children[0]._height() if len(self.children) == 1 else 0
 
     @property
     def child(self) -> Node:

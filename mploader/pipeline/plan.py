@@ -20,6 +20,7 @@ from itertools import islice
 from math import prod
 from typing import Any
 
+from mploader.pipeline import rng
 from mploader.pipeline.access import Batch, Repeat, Slice, Source
 from mploader.pipeline.chain import Chain, Failure, Judge, Mark, keep
 from mploader.pipeline.elements import Collate, Enumerate
@@ -182,9 +183,13 @@ class Plan:
             if self.turns != 1:
                 index = Repeat(bottom, self.turns)
                 index.length = index.measure()
+                index.cuts, index.sealed = bottom.cuts, bottom.sealed
         self.length = index.length if index is not None and not n_before else None
         spread = steps[n_before:n_spread]
-        self.program = Program(index, spread, grouped=grouped, key=bottom.key, reseeds=bottom.reseeds)
+        key = bottom.key
+        if n_before and origins[n_before - 1].cuts != bottom.cuts:  # a shard of a stream: tasks are numbered in it
+            key = rng.derive(key, *origins[n_before - 1].cuts)
+        self.program = Program(index, spread, grouped=grouped, key=key, reseeds=bottom.reseeds)
 
     @property
     def is_plain(self) -> bool:

@@ -32,6 +32,7 @@ class Program:
         self.grouped = grouped
         self.many = any(node.name in ("filter", "flat_map", "unbatch") for node in spread)
         self._key = key
+        self._is_cut = root is not None and root.is_cut
         self._reseeds = reseeds and bool(spread)  # else nothing of the user's runs
         nodes = root.walk() if root is not None else ()
         self.reseeds = self._reseeds or any(node.reseeds for node in nodes)
@@ -80,6 +81,8 @@ class Program:
         elif self.grouped:
             x = runtime.several(root, ((i, (draw << 32) + k) for k, i in enumerate(x)), turn)
         else:
+            if self._is_cut:
+                draw = root.reach(x, draw, turn)
             x = root.get(x, draw, turn)
         if not self.many:
             for node in self.spread:

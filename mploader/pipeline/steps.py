@@ -70,6 +70,7 @@ class Take(Node):
 
     name = "take"
     is_opaque = True
+    is_part = True
 
     def __init__(self, child: Node, count: int) -> None:
         super().__init__(child)
@@ -92,6 +93,7 @@ class Skip(Node):
 
     name = "skip"
     is_opaque = True
+    is_part = True
 
     def __init__(self, child: Node, count: int) -> None:
         super().__init__(child)
@@ -100,6 +102,9 @@ class Skip(Node):
     def step(self, state: Any, x: Any) -> tuple[Any, Outputs]:
         turn, seen = state
         return (turn, seen + 1), (x,) if seen >= self.count else ()
+
+    def own_cut(self) -> tuple[int, ...]:
+        return (self.count, 1) if self.count else ()
 
     @property
     def label(self) -> str:
@@ -111,6 +116,7 @@ class Every(Node):
 
     name = "shard"
     is_opaque = True
+    is_part = True
 
     def __init__(self, child: Node, rank: int, world: int) -> None:
         super().__init__(child)
@@ -119,6 +125,9 @@ class Every(Node):
     def step(self, state: Any, x: Any) -> tuple[Any, Outputs]:
         turn, seen = state
         return (turn, seen + 1), (x,) if seen % self.world == self.rank else ()
+
+    def own_cut(self) -> tuple[int, ...]:
+        return (self.rank, self.world)
 
     @property
     def label(self) -> str:

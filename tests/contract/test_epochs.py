@@ -295,21 +295,6 @@ def test_an_older_iterator_never_ends_silently(engine: Engine) -> None:
             next(older)
 
 
-def test_items_are_made_before_the_first_is_asked_for(forkserver: Engine, tally: Tally) -> None:
-    """From ``iter()`` on: who makes a model meanwhile finds items ready."""
-
-    def fn(i: int) -> int:
-        tally.add(i)
-        return i
-
-    for source in (range(10), lambda: iter(range(10))):
-        with forkserver.loader(source, fn, prefetch=4) as loader:
-            iterator = iter(loader)
-            tally.wait_for(4 if isinstance(source, range) else 0)
-            assert list(iterator) == list(range(10))
-        tally.clear()
-
-
 def test_a_hook_that_raises_stop_iteration_is_no_end(quick: Engine) -> None:
     """``iter(loader)`` says what happened; in a hand-written loop a StopIteration would read as the end."""
 

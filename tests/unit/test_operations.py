@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import itertools
+import random
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -368,3 +369,60 @@ def test_frozen_draws_of_each_seed(tmp_path: Path) -> None:
             with Loader(frozen, seed=seed, num_workers=0) as loader, Loader(drawn, seed=seed, num_workers=0) as plain:
                 assert list(loader) == list(plain)
                 assert list(loader) == list(frozen.seed(seed))
+
+
+def drawn(x: Any, rng: np.random.Generator) -> tuple[Any, int]:
+    return x, int(rng.integers(1 << 60))
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda p: p.shard(1, 3),
+        lambda p: p.skip(4),
+        lambda p: p.take(4),
+        lambda p: p[::-1],
+        lambda p: p[1::3],
+        lambda p: p.shard(0, 2).shard(1, 2),
+    ],
+)
+@pytest.mark.parametrize("below", [lambda p: p, lambda p: p.shuffle(), lambda p: p.map(str)])
+@pytest.mark.filterwarnings("ignore:.* behind shuffle")
+def test_a_part_draws_what_the_whole_draws_there(part: Callable[..., Any], below: Callable[..., Any]) -> None:
+    """A function draws the same before and behind a shard or slice: ranks are parts of one stream."""
+    pipe = below(NUMBERS.seed(3))
+    for epoch in (0, 1):
+        assert list(part(pipe).map(drawn).at_epoch(epoch)) == list(part(pipe.map(drawn)).at_epoch(epoch))
+
+
+def globally_drawn(x: Any) -> tuple[Any, int]:
+    return x, random.getrandbits(60)
+
+
+def collated(batch: list[int]) -> list[tuple[Any, int]]:
+    return [(tuple(batch), random.getrandbits(60))]
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        lambda p: p.map(drawn),
+        lambda p: p.map(globally_drawn),
+        lambda p: p.batch(3, collate_fn=collated).unbatch(),
+        lambda p: p.batch(3, collate_fn=tuple).map(drawn),
+        lambda p: p.filter(lambda x: True).map(drawn),
+        lambda p: p.flat_map(lambda x, rng: [drawn(x, rng)]),
+        lambda p: p.filter(lambda x: True).batch(3, collate_fn=tuple).map(drawn),
+        lambda p: p.filter(lambda x: True).batch(3, collate_fn=tuple).map(globally_drawn),
+        lambda p: p.shuffle(buffer=4).map(drawn),
+        lambda p: Pipeline.zip(p, p).map(drawn),
+    ],
+)
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.filterwarnings("ignore:shard of a stream")
+def test_ranks_share_no_draws(tail: Callable[..., Any], is_stream: bool) -> None:
+    """Whatever stands above a shard, two ranks draw other numbers."""
+    whole: Pipeline[Any] = Pipeline.from_generator(lambda: iter(range(20))) if is_stream else NUMBERS
+    ranks = [dict(list(tail(whole.seed(3).shard(rank, 2)))) for rank in (0, 1)]
+    assert ranks[0]
+    assert not set(ranks[0].values()) & set(ranks[1].values())
