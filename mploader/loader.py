@@ -257,7 +257,7 @@ class Loader(Generic[T_co]):
         Raises:
           TypeError, ValueError: not an int of 0 or more.
         """
-        self._next_epoch = self._recipe.pipeline.at_epoch(epoch).first_epoch
+        self._next_epoch = self._recipe.pipeline.at_epoch(epoch, said="set_epoch").first_epoch
         self._saved = Saved()
 
     @property
@@ -285,10 +285,10 @@ class Loader(Generic[T_co]):
         with self._lock:
             items, recipe, length = self._items, self._recipe, self._plan.items
             epoch, saved = (self._next_epoch, self._saved) if items is None else (self._epoch, Saved())
-            line, seed = recipe.line, recipe.base_seed
+            line, sources, seed = recipe.line, recipe.lengths(), recipe.base_seed
         if items is not None:  # without the lock: who is inside next() may ask for it there
             saved = items.progress()
-        return state.to_dict(line, length, seed, epoch, saved)
+        return state.to_dict(line, length, sources, seed, epoch, saved)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Let the next ``iter()`` go on at the exact next item.
@@ -306,6 +306,7 @@ class Loader(Generic[T_co]):
                 state_dict,
                 recipe.line,
                 self._plan.items,
+                recipe.lengths(),
                 recipe.base_seed,
                 seed_is_given=recipe.is_seeded,
                 n_steps=None if self._plan.is_plain else len(self._plan.behind),

@@ -256,7 +256,8 @@ class Mixed(Node):
 
     @property
     def label(self) -> str:
-        return f"sample_from(weights={list(self.weights)})"
+        seed = "" if self.seed is None else f", seed={self.seed}"
+        return f"sample_from(weights={list(self.weights)}{seed})"
 
 
 class Batch(Node):
@@ -275,7 +276,12 @@ class Batch(Node):
         self._label = label
 
     def measure(self) -> int | None:
-        inner = self.child.length
+        return self._of(self.child.length)
+
+    def told_length(self) -> int | None:
+        return self._of(self.child.told_length())
+
+    def _of(self, inner: int | None) -> int | None:
         if inner is None or inner == ENDLESS:
             return inner
         return inner // self.size if self.drop_last else -(-inner // self.size)

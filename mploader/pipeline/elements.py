@@ -84,6 +84,9 @@ class Map(Calls):
     def spread(self, x: Any, draw: int, turn: int) -> Outputs:
         return (self.call(x, draw, turn),)
 
+    def told_length(self) -> int | None:
+        return self.child.told_length()
+
 
 class Filter(Calls):
     """The elements for which ``fn`` is true."""
@@ -141,6 +144,9 @@ class Enumerate(Node):
 
     def get(self, i: int, draw: int, turn: int) -> Any:
         return self.start + i, self.child.get(i, draw, turn)
+
+    def told_length(self) -> int | None:
+        return self.child.told_length()
 
     def step(self, state: Any, x: Any) -> tuple[Any, Outputs]:
         turn, seen = state

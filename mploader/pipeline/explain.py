@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from mploader.pipeline.access import Concat, Interleaved, Mixed, Reorder, Repeat, Zip
 from mploader.pipeline.elements import Calls
-from mploader.pipeline.node import ENDLESS, Node, Seeded
+from mploader.pipeline.node import ENDLESS, Node
 from mploader.pipeline.plan import BEFORE, WORKERS, Plan
 from mploader.pipeline.streams import Drawn
 
@@ -22,7 +22,7 @@ def one_line(node: Node) -> str:
     """The operations, from the source on."""
     if len(node.children) == 1:
         below = one_line(node.child)
-        return below if isinstance(node, Seeded) else f"{below} > {node.label}"
+        return f"{below} > {node.label}"
     if node.children:
         return f"{node.label} of [{', '.join(one_line(child) for child in node.children)}]"
     return node.label

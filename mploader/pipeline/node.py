@@ -158,6 +158,10 @@ class Node:
         """Whether `reach` may give another number than it is given."""
         return self.cuts != self.sealed
 
+    def told_length(self) -> int | None:
+        """Elements of a pass, as far as a source tells that has no random access."""
+        return self.length
+
     def own_cut(self) -> tuple[int, ...]:
         """Which part of its child it is, () for all of it."""
         return ()
@@ -286,11 +290,15 @@ class Seeded(Node):
         super().__init__(child)
         self.seed = seed
 
+    @property
+    def label(self) -> str:  # noqa: D102
+        return f"seed({self.seed})"
+
     def measure(self) -> int | None:  # noqa: D102
         return self.child.length
 
     def bind(self, runtime: Runtime, seed: int, *, reseeds: bool, branch: tuple[int, ...] = ()) -> Node:  # noqa: D102
-        return self.child.bind(runtime, rng.derive(self.seed), reseeds=True, branch=branch)
+        return self.child.bind(runtime, rng.derive(self.seed), reseeds=True)  # in a merge as alone
 
     def _height(self) -> int:
         return self.child._height()

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import isfinite
-from typing import Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from mploader.pipeline import rng
 from mploader.pipeline.access import Batch, Concat, Interleaved, Mixed, Repeat, Shuffle, Slice, Source, Zip
@@ -89,7 +89,7 @@ class Pipeline(Origin, Generic[T_co]):
     ) -> Pipeline[Any]:
         """``size`` elements at a time, made one object by ``collate_fn`` (`mploader.stack`; `list` keeps a list)."""
         size = _integer("batch", "size", size, least=1)
-        collate = _function("batch", collate_fn)
+        collate = _plain_function("batch", "collate_fn", collate_fn)
         shown = f"batch({size}{', drop_last=True' * drop_last})"
         return self._with(Batch(self._node, size, collate, drop_last=bool(drop_last), label=shown))
 
@@ -131,9 +131,9 @@ class Pipeline(Origin, Generic[T_co]):
                 f"and {len(sizes)} batch_sizes: give one for each bucket, or one int for all"
             )
         sizes = [_integer("bucket_by_length", "each of batch_sizes", size, least=1) for size in sizes]
-        fn = _function("bucket_by_length", length_fn)
+        fn = _plain_function("bucket_by_length", "length_fn", length_fn)
         node = _measured(Bucket(self._node, fn, edges, sizes, drop_last=drop_last))
-        return self._with(Collate(node, _function("bucket_by_length", collate_fn)))
+        return self._with(Collate(node, _plain_function("bucket_by_length", "collate_fn", collate_fn)))
 
     # -- order and choice --------------------------------------------------------------------------
 
@@ -214,6 +214,9 @@ class Pipeline(Origin, Generic[T_co]):
 
     def split(self, shares: Sequence[float], *, seed: int) -> list[Pipeline[T_co]]:
         """Disjoint random parts, the same in every epoch, such as ``train, test = pipe.split([0.8, 0.2], seed=1)``."""
+        if self._node.length is None:
+            raise TypeError(f"split() needs positions, and {_why_none(self._node)}: place it before")
+        self._warn_of_leak("split", 3, "split below the shuffle, or shuffle(reshuffle=False), does not")
         given = _numbers("split", "shares", shares, float, "[0.8, 0.2]")
         if not given or any(not (share >= 0 and isfinite(share)) for share in given) or not 0 < sum(given) <= 1 + 1e-9:
             raise ValueError(f"split's shares must be 0 or more and add up to 1 at most, not {short_repr(shares)}")
@@ -225,7 +228,7 @@ class Pipeline(Origin, Generic[T_co]):
             ends.append(min(1.0, ends[-1] + share))
         if sum(given) > 1 - 1e-9:
             ends[-1] = 1.0
-        return [mixed._with(Slice(mixed._node, part, f"split({part[0]:g}:{part[1]:g})")) for part in pairwise(ends)]
+        return [mixed._with(Slice(mixed._node, part, f"split({part[0]}:{part[1]})")) for part in pairwise(ends)]
 
     @overload
     def __getitem__(self, key: int) -> T_co: ...
@@ -256,6 +259,8 @@ class Pipeline(Origin, Generic[T_co]):
             raise TypeError(
                 f"[i] of a pipeline takes a position or a slice, not {short_repr(key)} ({type(key).__name__})"
             ) from None
+        if i < 0 and bound.length >= ENDLESS:
+            raise IndexError(f"[{i}] counts from the end, and the pipeline is endless")
         at = i + bound.length if i < 0 and bound.length < ENDLESS else i
         if not 0 <= at < bound.length:
             raise IndexError(f"index {i} is out of range: the pipeline has {bound.length:,} elements")
@@ -302,12 +307,16 @@ class Pipeline(Origin, Generic[T_co]):
     def zip(*pipelines: Any) -> Pipeline[tuple[Any, ...]]:
         """Tuples of their elements; as long as the shortest."""
         nodes = _nodes("zip", pipelines)
+        if len(nodes) == 1:
+            return cast("Pipeline[tuple[Any, ...]]", Pipeline.of(nodes[0]).map(_one_tuple))
         return Pipeline.of(ZipDrawn(*nodes) if _has_stream(nodes) else Zip(*nodes))
 
     @staticmethod
     def concat(*pipelines: Any) -> Pipeline[Any]:
         """One after the other."""
         nodes = _nodes("concat", pipelines)
+        if len(nodes) == 1:
+            return Pipeline.of(nodes[0])
         return Pipeline.of(ConcatDrawn(*nodes) if _has_stream(nodes) else Concat(*nodes))
 
     @staticmethod
@@ -319,6 +328,8 @@ class Pipeline(Origin, Generic[T_co]):
         nodes = _nodes("interleave", pipelines)
         cycle = len(nodes) if cycle_length is None else _integer("interleave", "cycle_length", cycle_length, least=1)
         block = _integer("interleave", "block_length", block_length, least=1)
+        if len(nodes) == 1:
+            return Pipeline.of(nodes[0])
         return Pipeline.of((InterleavedDrawn if _has_stream(nodes) else Interleaved)(nodes, cycle, block))
 
     @staticmethod
@@ -337,6 +348,8 @@ class Pipeline(Origin, Generic[T_co]):
                 f"all 0, not {short_repr(weights)}"
             )
         number = None if seed is None else _integer("sample_from", "seed", seed, least=None)
+        if len(nodes) == 1:
+            return Pipeline.of(nodes[0])
         return Pipeline.of((MixedDrawn if _has_stream(nodes) else Mixed)(nodes, given, number))
 
     # -- the rest ----------------------------------------------------------------------------------
@@ -350,18 +363,18 @@ class Pipeline(Origin, Generic[T_co]):
             epoch=self._epoch,
         )
 
-    def at_epoch(self, epoch: int) -> Pipeline[T_co]:
+    def at_epoch(self, epoch: int, *, said: str = "at_epoch") -> Pipeline[T_co]:
         """The pipeline as of another epoch: its order and its random draws."""
         return Pipeline(
             self._node,
             seed=self._seed,
             drawn_seed=self._drawn_seed,
-            epoch=_integer("at_epoch", "epoch", epoch, least=0),
+            epoch=_integer(said, "epoch", epoch, least=0),
         )
 
     def apply(self, fn: Callable[[Pipeline[T_co]], Pipeline[U]]) -> Pipeline[U]:
         """``fn(self)``: to write several operations as one in a chain."""
-        made = fn(self)
+        made = _function("apply", fn)(self)
         if not isinstance(made, Pipeline):
             raise TypeError(f"apply's function must return a Pipeline, it returned {short_repr(made)}")
         return made
@@ -372,12 +385,24 @@ class Pipeline(Origin, Generic[T_co]):
         Raises:
           TypeError: nobody knows, or it is endless.
         """
-        length = self._inline().root.length
+        length = self._inline().root.told_length()
         if length is None:
             raise TypeError(f"the pipeline has no len(): {_why_none(self._node)}")
         if length >= ENDLESS:
             raise TypeError("the pipeline has no len(): it is endless; repeat(times) or take(count) end it")
         return length
+
+    def __bool__(self) -> bool:
+        """False for one that is known to be empty."""
+        return self._inline().root.told_length() != 0
+
+    if not TYPE_CHECKING:  # which would take every name for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            if name in ("prefetch", "num_workers"):
+                raise AttributeError(f"{name} belongs to the Loader: Loader(pipe, {name}=...)")
+            hint = ": it is of from_image_folder" if name == "class_names" else ""
+            raise AttributeError(f"'Pipeline' object has no attribute {name!r}{hint}")
 
     def __iter__(self) -> Iterator[T_co]:
         """Run it in this process: the same items as a Loader's."""
@@ -393,7 +418,7 @@ class Pipeline(Origin, Generic[T_co]):
             names = getattr(node.source.source, "class_names", None) if isinstance(node, Source) else None
             if names is not None:
                 return list(names)
-        raise AttributeError(f"{self!r} has no class_names: those are of from_image_folder")
+        raise AttributeError
 
     def explain(self) -> str:
         """Each operation, where a Loader runs it, and what its function has cost so far, here and in workers."""
@@ -447,13 +472,15 @@ class Pipeline(Origin, Generic[T_co]):
             ready = self._ready = Inline(self.bound())
         return ready
 
-    def _warn_of_leak(self, what: str, stacklevel: int) -> None:
+    def _warn_of_leak(
+        self, what: str, stacklevel: int, way: str = "split([0.8, 0.2], seed=1) and shuffle(reshuffle=False) do not"
+    ) -> None:
         node = self._node
         while len(node.children) == 1 and not (isinstance(node, Repeat) and node.times is None):
             if isinstance(node, Shuffle | Buffered) and node.reshuffle:
                 warnings.warn(
                     f"{what} behind {node.label}: each epoch takes others, so a test set made so leaks into training; "
-                    "split([0.8, 0.2], seed=1) and shuffle(reshuffle=False) do not",
+                    f"{way}",
                     stacklevel=stacklevel,
                 )
                 return
@@ -472,10 +499,27 @@ def _nodes(what: str, pipelines: Sequence[Any]) -> list[Node]:
         raise ValueError(f"{what} needs at least one pipeline")
     nodes = []
     for pipeline in pipelines:
+        if isinstance(pipeline, list | tuple) and any(isinstance(part, Pipeline) for part in pipeline):
+            raise TypeError(f"{what} takes the pipelines themselves, {what}(*pipelines), not a list of them")
         if not isinstance(pipeline, Pipeline):
             pipeline = Pipeline.from_sequence(pipeline)
+        if pipeline._epoch:
+            raise ValueError(
+                f"{what} runs all parts in one epoch: {what}(...).at_epoch({pipeline._epoch}), not a part's"
+            )
         nodes.append(pipeline._node if pipeline._seed is None else Seeded(pipeline._node, pipeline._seed))
     return [_measured(node) if isinstance(node, Seeded) else node for node in nodes]
+
+
+def _plain_function(what: str, name: str, fn: Any) -> Any:
+    reason = rng.not_callable_with_one(_function(what, fn)) or ("it has a parameter rng" if rng.takes_rng(fn) else "")
+    if reason:
+        raise TypeError(f"{what}'s {name} is called with one argument, and {reason}; draw in map(), which gives an rng")
+    return fn
+
+
+def _one_tuple(x: Any) -> tuple[Any]:
+    return (x,)
 
 
 def _has_stream(nodes: Sequence[Node]) -> bool:

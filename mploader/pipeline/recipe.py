@@ -79,8 +79,12 @@ class Recipe:
           Whether a source that was published may have changed.
         """
         changed = False
+        told: set[int] = set()  # one source may be read in several places
         for leaf in self._leaves():
             source: Any = leaf.source.source
+            if id(source) in told:
+                continue
+            told.add(id(source))
             hook = epoch_hook(source)
             if hook is not None and ended:
                 hook()

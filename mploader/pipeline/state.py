@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from mploader.errors import StateMismatchError
@@ -18,6 +19,7 @@ _FORM = {
     "version": int,
     "pipeline": str,
     "length": (int, type(None)),
+    "sources": list,
     "seed": int,
     "epoch": int,
     "delivered": int,
@@ -27,6 +29,7 @@ _FORM = {
     "steps": list,
     "emitted": int,
 }
+_SAID = {"sources": "length of the sources"}
 _COUNTS = ("epoch", "delivered", "task", "inner", "emitted")
 
 
@@ -55,26 +58,36 @@ class Saved(NamedTuple):
         return Saved(first, done, None, self.delivered - len(held))
 
 
-def to_dict(pipeline: str, length: int | None, seed: int, epoch: int, saved: Saved) -> dict[str, Any]:
-    """Make the state; ``pipeline`` is its line of operations."""
+def to_dict(
+    pipeline: str, length: int | None, sources: list[int | None], seed: int, epoch: int, saved: Saved
+) -> dict[str, Any]:
+    """Make the state; ``pipeline`` is its line of operations, ``sources`` are the lengths of what it reads from."""
     mark = saved.mark or Mark(0, 0, [], 0)
     return {
         "version": VERSION,
         "pipeline": pipeline,
         "length": length,
+        "sources": sources,
         "seed": seed,
         "epoch": epoch,
         "delivered": saved.delivered,
         "task": saved.task,
         "inner": mark.inner,
-        "done": sorted(saved.done),
+        "done": _runs(saved.done),
         "steps": [list(brief) for brief in mark.states],
         "emitted": mark.emitted,
     }
 
 
 def from_dict(
-    state: object, pipeline: str, length: int | None, seed: int, *, seed_is_given: bool, n_steps: int | None
+    state: object,
+    pipeline: str,
+    length: int | None,
+    sources: list[int | None],
+    seed: int,
+    *,
+    seed_is_given: bool,
+    n_steps: int | None,
 ) -> tuple[int, int, Saved]:
     """Read a state for this pipeline.
 
@@ -91,16 +104,20 @@ def from_dict(
     if not isinstance(state, Mapping):
         raise TypeError(f"a state is the dict that state_dict() gave, not {short_repr(state)}")
     wrong = [name for name, kind in _FORM.items() if not isinstance(state.get(name), kind)]  # type: ignore[arg-type]
-    wrong += [name for name in _COUNTS if name not in wrong and state[name] < 0]
+    wrong += [name for name in _COUNTS if name not in wrong and (state[name] is True or state[name] < 0)]
+    if "done" not in wrong and not all(_is_run(run) for run in state["done"]):
+        wrong.append("done")
     if wrong:
         raise TypeError(
             f"a state is the dict that state_dict() gave; in this one {', '.join(wrong)} is missing or wrong"
         )
     if state["version"] != VERSION:
         raise StateMismatchError(f"the state is of version {state['version']}, this mploader reads version {VERSION}")
-    here = {"pipeline": pipeline, "length": length}
+    here = {"pipeline": pipeline, "length": length, "sources": sources}
     differences = [
-        f"{name} was {state[name]!r}, here {value!r}" for name, value in here.items() if state[name] != value
+        f"{_SAID.get(name, name)} was {state[name]!r}, here {value!r}"
+        for name, value in here.items()
+        if state[name] != value
     ]
     if seed_is_given and state["seed"] != seed:
         differences.append(f"seed was {state['seed']}, here {seed}")
@@ -110,6 +127,25 @@ def from_dict(
         raise StateMismatchError(f"the state is of another loader: {'; '.join(differences)}")
     steps = [[operator.index(number) for number in brief] for brief in state["steps"]]
     if n_steps is None or not state["delivered"]:
-        return state["seed"], state["epoch"], Saved(state["task"], frozenset(state["done"]), None, state["delivered"])
+        return state["seed"], state["epoch"], Saved(state["task"], _expanded(state["done"]), None, state["delivered"])
     mark = Mark(state["task"], state["inner"], steps, state["emitted"])
     return state["seed"], state["epoch"], Saved(mark.at, frozenset(), mark, state["delivered"])
+
+
+def _runs(tasks: Iterable[int]) -> list[list[int]]:
+    """Tasks as runs ``[first, behind the last]``: where one is late, those behind it are one run."""
+    runs: list[list[int]] = []
+    for task in sorted(tasks):
+        if runs and runs[-1][1] == task:
+            runs[-1][1] = task + 1
+        else:
+            runs.append([task, task + 1])
+    return runs
+
+
+def _is_run(run: object) -> bool:
+    return isinstance(run, list) and len(run) == 2 and all(type(end) is int and end >= 0 for end in run)
+
+
+def _expanded(runs: list[list[int]]) -> frozenset[int]:
+    return frozenset(chain.from_iterable(range(first, stop) for first, stop in runs))

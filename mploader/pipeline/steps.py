@@ -198,7 +198,8 @@ class Buffered(Node):
 
     @property
     def label(self) -> str:
-        return f"shuffle(buffer={self.size})"
+        seed = f"seed={self.seed}, " if self.seed is not None else ""
+        return f"shuffle({seed}buffer={self.size}{', reshuffle=False' * (not self.reshuffle)})"
 
 
 class Bucket(Node):
@@ -250,7 +251,9 @@ class Bucket(Node):
 
     @property
     def label(self) -> str:
-        return f"bucket_by_length({function_name(self.length_fn)}, {list(self.boundaries)})"
+        sizes = self.sizes[0] if len(set(self.sizes)) == 1 else list(self.sizes)
+        edges = f"{function_name(self.length_fn)}, {list(self.boundaries)}, {sizes}"
+        return f"bucket_by_length({edges}{', drop_last=True' * self.drop_last})"
 
     def user_parts(self) -> Iterator[tuple[str, Any]]:
         yield "length_fn", self.length_fn

@@ -42,6 +42,9 @@ class Generated(Drawn):
     def is_bound(self, innermost: Iterator[Any]) -> bool:
         return self.source.is_bound(innermost)
 
+    def told_length(self) -> int | None:
+        return self.source.length()
+
     @property
     def label(self) -> str:
         return f"{self.name}({getattr(self.source.source, '__qualname__', type(self.source.source).__name__)})"
@@ -113,7 +116,8 @@ class MixedDrawn(Merged):
 
     @property
     def label(self) -> str:
-        return f"sample_from(weights={list(self.weights)})"
+        seed = "" if self.seed is None else f", seed={self.seed}"
+        return f"sample_from(weights={list(self.weights)}{seed})"
 
 
 # What was drawn is kept until it is handed out: an interrupt inside a child's next() costs no element, and puts none

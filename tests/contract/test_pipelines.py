@@ -430,3 +430,58 @@ def test_costs_in_workers_are_known_here(processes: Engine) -> None:
     assert [line.rpartition(", ")[2] for line in pipe.explain().splitlines() if "so far" in line] == [
         *("60 so far", "60 so far", "15 so far")
     ]
+
+
+def kept(x: Any) -> bool:
+    return True
+
+
+def by_length(sizes: Any, **options: Any) -> Pipeline[Any]:
+    return Pipeline.from_sequence(range(23)).bucket_by_length(abs, [3], sizes, collate_fn=list, **options)
+
+
+def mixed(seed: int) -> Pipeline[Any]:
+    return Pipeline.sample_from([range(23), range(9)], [0.3, 0.7], seed=seed).filter(kept)
+
+
+NEARLY_ALIKE: dict[str, Callable[[bool], Pipeline[Any]]] = {
+    "a buffer's seed": lambda two: Pipeline.from_sequence(range(23)).filter(kept).shuffle(3 + two, buffer=5),
+    "a buffer that stays": lambda two: Pipeline.from_sequence(range(23)).shuffle(3, buffer=5, reshuffle=two),
+    "sizes of buckets": lambda two: by_length([2, 2 + two]),
+    "the last of buckets": lambda two: by_length(2, drop_last=two),
+    "a mixture's seed": lambda two: mixed(1 + two),
+    "a part's seed": lambda two: Pipeline.zip(Pipeline.from_sequence(range(9)).shuffle().seed(1 + two), range(9)),
+    "parts swapped": lambda two: Pipeline.concat(*[range(5), range(10)][:: -1 if two else 1]),
+    "a filtered source's length": lambda two: Pipeline.from_sequence(range(23 + two)).filter(kept),
+    "shares": lambda two: Pipeline.from_sequence(range(23)).split([0.5 + two * 1e-8], seed=1)[0].filter(kept),
+}
+
+
+@pytest.mark.parametrize("difference", NEARLY_ALIKE)
+def test_a_state_is_refused_by_what_is_nearly_the_same(difference: str) -> None:
+    """All that decides the stream is compared, and named."""
+    make = NEARLY_ALIKE[difference]
+    with Loader(make(False), seed=7, num_workers=0) as loader, Loader(make(True), seed=7, num_workers=0) as other:
+        next(iter(loader))
+        state = loader.state_dict()
+        with pytest.raises(StateMismatchError, match=r"of another loader: .* was .*, here "):
+            other.load_state_dict(state)
+        with Loader(make(False), seed=7, num_workers=0) as same:
+            same.load_state_dict(state)
+
+
+def test_a_state_out_of_order_stays_small(quick: Engine) -> None:
+    """However far the others are ahead of a late item: what was delivered is told in runs."""
+    with quick.loader(range(3000), abs, in_order=False, prefetch=50) as loader:
+        iterator = iter(loader)
+        for _ in range(2500):
+            next(iterator)
+        assert len(json.dumps(loader.state_dict())) < 1500
+
+
+@pytest.mark.parametrize("wrong", [{"done": ["a"]}, {"done": [[1, "b"]]}, {"delivered": True}, {"sources": None}])
+def test_a_damaged_state_is_refused(wrong: dict[str, Any]) -> None:
+    """It is no state, and the message names the field."""
+    with Loader(range(5), num_workers=0) as loader:
+        with pytest.raises(TypeError, match=f"in this one {next(iter(wrong))} is missing or wrong"):
+            loader.load_state_dict({**loader.state_dict(), **wrong})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,28 @@ FILTERED: Any = NUMBERS.filter(bool)
         (lambda: NUMBERS.bucket_by_length(len, 3, 2), TypeError, "boundaries must be a list of numbers"),
         (lambda: Pipeline.sample_from([NUMBERS], "a"), TypeError, "weights must be a list of numbers"),  # type: ignore[arg-type]
         (lambda: NUMBERS["a"], TypeError, r"takes a position or a slice, not 'a' \(str\)"),
+        (
+            lambda: NUMBERS.batch(2, collate_fn=lambda s, rng: s),
+            TypeError,
+            "collate_fn is called with one argument, and it has",
+        ),
+        (
+            lambda: NUMBERS.bucket_by_length(lambda a, b: 1, [3], 2),
+            TypeError,
+            "length_fn is called with one argument, and",
+        ),
+        (
+            lambda: Pipeline.zip([NUMBERS, NUMBERS]),
+            TypeError,
+            r"zip takes the pipelines themselves, zip\(\*pipelines\)",
+        ),
+        (lambda: Pipeline.zip(NUMBERS.at_epoch(3)), ValueError, r"zip\(...\).at_epoch\(3\), not a part's"),
+        (lambda: NUMBERS.repeat()[-1], IndexError, "counts from the end, and the pipeline is endless"),
+        (lambda: STREAM.split([0.5], seed=1), TypeError, r"split\(\) needs positions, and from_generator"),
+        (lambda: NUMBERS.apply(None), TypeError, "apply takes a function, not None"),
+        (lambda: NUMBERS.prefetch(2), AttributeError, r"prefetch belongs to the Loader: Loader\(pipe, prefetch=...\)"),
+        (lambda: NUMBERS.class_names, AttributeError, "'class_names': it is of from_image_folder"),
+        (lambda: Loader(NUMBERS).set_epoch(-1), ValueError, "set_epoch's epoch must be at least 0"),
         (lambda: NUMBERS.shard(2, 2), ValueError, "rank is 2, it must be below world, 2"),
         (lambda: NUMBERS.split([0.9, 0.9], seed=1), ValueError, "add up to 1 at most"),
         (lambda: NUMBERS.bucket_by_length(len, [3, 3], 2), ValueError, "must increase"),
@@ -92,6 +114,7 @@ def test_a_part_of_what_is_shuffled_anew_warns(write: Callable[[Pipeline[Any]], 
     with pytest.warns(UserWarning, match="leaks into training; split"):
         write(NUMBERS.shuffle().map(str))
     write(NUMBERS.shuffle(reshuffle=False))
+    write(Pipeline.zip(NUMBERS, NUMBERS).shuffle(reshuffle=False))
     write(NUMBERS.shuffle().repeat())  # so many steps of all, not a part
 
 
@@ -146,3 +169,53 @@ def test_explain_says_where_each_stage_runs() -> None:
     list(pipe)
     assert "ms an element, 8 so far" in pipe.explain()
     assert repr(pipe) == "Pipeline(from_sequence(range) > shuffle(seed=1) > map(str) > filter(bool) > batch(2))"
+
+
+def test_a_split_of_what_is_shuffled_anew_warns() -> None:
+    """Its parts are others in each epoch: the message says where to put it."""
+    with pytest.warns(UserWarning, match="split behind shuffle.*: split below the shuffle|; split below the shuffle"):
+        NUMBERS.shuffle().split([0.5, 0.5], seed=1)
+
+
+def test_truth() -> None:
+    """False where it is known to be empty, whatever is not known."""
+    assert NUMBERS
+    assert NUMBERS.repeat()
+    assert STREAM
+    assert NUMBERS.filter(lambda x: False)
+    assert not NUMBERS.take(0)
+
+
+class Counted:
+    """A stream that knows how many elements it has."""
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(7))
+
+    def __len__(self) -> int:
+        return 7
+
+
+def test_length_that_a_stream_tells() -> None:
+    """Its own ``len()`` is believed, behind a function and a batch too; access by position there is none."""
+    with Loader(Counted(), abs, num_workers=0, batch_size=2, collate_fn=list) as loader:
+        assert len(loader) == len(list(loader)) == 4
+    assert len(Loader(Counted(), num_workers=0)) == len(Pipeline.from_indices(Counted()).enumerate()) == 7
+    with pytest.raises(TypeError, match=r"has no len\(\)"):
+        len(Pipeline.from_indices(Counted()).filter(bool))
+
+
+@pytest.mark.parametrize(
+    "merge", [Pipeline.concat, lambda p: Pipeline.interleave([p]), lambda p: Pipeline.sample_from([p])]
+)
+def test_one_stream_alone_is_merged(merge: Callable[[Pipeline[Any]], Pipeline[Any]]) -> None:
+    """A list of pipelines may have one."""
+    assert list(merge(STREAM)) == list(STREAM)
+    assert list(Pipeline.zip(STREAM)) == [(x,) for x in STREAM]
+
+
+def test_a_seeded_part_is_the_same_in_a_merge_as_alone() -> None:
+    """Two that are seeded alike stay in step: images and their masks."""
+    part = NUMBERS.shuffle().seed(1)
+    assert [x for x, _ in Pipeline.zip(part, NUMBERS)] == list(part)
+    assert all(x == y for x, y in Pipeline.zip(part, part))
