@@ -426,3 +426,16 @@ def test_ranks_share_no_draws(tail: Callable[..., Any], is_stream: bool) -> None
     ranks = [dict(list(tail(whole.seed(3).shard(rank, 2)))) for rank in (0, 1)]
     assert ranks[0]
     assert not set(ranks[0].values()) & set(ranks[1].values())
+
+
+def test_flat_map_takes_all_of_an_element_first() -> None:
+    """An element's outputs are a list: one that never ends would be asked for ever."""
+    seen = []
+
+    def many(x: int) -> Iterator[int]:
+        for k in range(3):
+            seen.append((x, k))
+            yield k
+
+    assert next(iter(NUMBERS.flat_map(many))) == 0
+    assert seen == [(0, 0), (0, 1), (0, 2)]
