@@ -195,7 +195,11 @@ def timed_out(life: Life, task: Task, element: int, timeout_s: float, retries: i
         f"{_hand(task, element)} took longer than task_timeout_s={timeout_s:g}; worker {life.worker_id} "
         f"(pid {life.pid}) was killed. {_tries(task, retries)} Raise task_timeout_s if it needs the time"
     )
-    text += f"\nThe worker's stack then:\n{stack}" if stack else "\nThe worker was stopped and gave no stack."
+    text += (
+        f"\nThe worker's stack then:\n{stack}"
+        if stack
+        else "\nThe worker gave no stack: it was stopped, or blocks signals."
+    )
     return TaskTimeoutError(text, _info(life, task), timeout_s=timeout_s, stack=stack)
 
 

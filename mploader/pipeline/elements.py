@@ -5,6 +5,7 @@ Runs in: worker; behind a step of the sequence, in the consumer. Must never know
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from time import perf_counter_ns
 from typing import Any
@@ -35,6 +36,10 @@ class Calls(Node):
         reason = rng.not_callable_with_one(fn)
         if reason:
             raise TypeError(f"{self.said} is called with one element, and {reason}")
+        if inspect.iscoroutinefunction(fn):
+            raise TypeError(
+                f"{self.said} is async: it would give a coroutine; write lambda element: asyncio.run(fn(element))"
+            )
         self.takes_rng = rng.takes_rng(fn)
         if self.takes_rng and rng.comes_first(fn):
             raise TypeError(

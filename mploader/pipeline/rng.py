@@ -125,7 +125,7 @@ def not_callable_with_one(fn: Callable[..., Any]) -> str:
     """Why ``fn(element)`` cannot work whatever the element is; "" where it may.
 
     >>> not_callable_with_one(lambda: 1)
-    'it takes no argument'
+    'it takes no argument: where it gives the function, as per_worker does, write lambda element: fn()(element)'
     >>> not_callable_with_one(lambda image, label=None: image), not_callable_with_one(lambda image, rng: image)
     ('', '')
     """
@@ -140,7 +140,9 @@ def not_callable_with_one(fn: Callable[..., Any]) -> str:
             "where an element is a tuple of them, write lambda element: fn(*element)"
         )
     if not any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in own.values()):
-        return "it takes no argument"
+        return (
+            "it takes no argument: where it gives the function, as per_worker does, write lambda element: fn()(element)"
+        )
     unbound = [p.name for p in needed if p.kind is p.KEYWORD_ONLY]
     return f"it needs {unbound[0]}=, which nobody gives: bind it with functools.partial" if unbound else ""
 

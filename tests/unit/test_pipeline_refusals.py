@@ -12,6 +12,12 @@ from mploader import Loader, Pipeline
 
 NUMBERS: Any = Pipeline.from_sequence(range(10))
 PIPELINE: Any = Pipeline  # as a user without a type checker sees it
+
+
+async def later(x: int) -> int:
+    return x
+
+
 STREAM: Any = Pipeline.from_generator(lambda: iter(range(10)))
 FILTERED: Any = NUMBERS.filter(bool)
 
@@ -60,6 +66,7 @@ FILTERED: Any = NUMBERS.filter(bool)
         (lambda: NUMBERS.prefetch(2), AttributeError, r"prefetch belongs to the Loader: Loader\(pipe, prefetch=...\)"),
         (lambda: NUMBERS.class_names, AttributeError, "'class_names': it is of from_image_folder"),
         (lambda: Loader(NUMBERS).set_epoch(-1), ValueError, "set_epoch's epoch must be at least 0"),
+        (lambda: Loader(NUMBERS, later), TypeError, "fn is async: it would give a coroutine; write lambda"),
         (lambda: NUMBERS.shard(2, 2), ValueError, "rank is 2, it must be below world, 2"),
         (lambda: NUMBERS.split([0.9, 0.9], seed=1), ValueError, "add up to 1 at most"),
         (lambda: NUMBERS.bucket_by_length(len, [3, 3], 2), ValueError, "must increase"),
