@@ -42,6 +42,8 @@ def list_files(patterns: Pattern | Iterable[Pattern], *, recursive: bool = True)
     >>> [os.path.basename(path) for path in list_files(folder / "*.txt")]
     ['a.txt', 'b.txt']
     """
+    if not isinstance(patterns, str | bytes | PathLike | Iterable):
+        raise TypeError(f"patterns are a glob such as 'data/**/*.jpg', or several, not {patterns!r:.80}")
     given = [patterns] if isinstance(patterns, str | bytes | PathLike) else list(patterns)
     if not given:
         raise ValueError("list_files got an empty list of patterns: give at least one, such as 'data/**/*.jpg'")

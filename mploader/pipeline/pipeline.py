@@ -100,6 +100,18 @@ class Pipeline(Origin, Generic[T_co]):
             raise TypeError(
                 f"padded_batch has no option {min(unknown)!r}: it has value and pad_to, as mploader.pad_stack"
             )
+        pad_to = padding.get("pad_to")
+        sizes = (
+            pad_to
+            if isinstance(pad_to, Sequence)
+            else [None]
+            if pad_to is None or isinstance(pad_to, Mapping)
+            else [-1]
+        )
+        if not all(to is None or (hasattr(to, "__index__") and to > 0) for to in sizes):
+            raise TypeError(
+                f"padded_batch's pad_to is a shape such as (224, None), by key or for all, not {short_repr(pad_to)}"
+            )
         collate = functools.partial(pad_stack, **padding) if padding else pad_stack
         return self.batch(size, drop_last=drop_last, collate_fn=collate)
 
@@ -292,6 +304,8 @@ class Pipeline(Origin, Generic[T_co]):
         """
         if self._node.length is None:
             raise TypeError(f"cache() needs positions, and {_why_none(self._node)}: place it before")
+        if path is not None and not isinstance(path, str | os.PathLike):
+            raise TypeError(f"cache's path is a folder, or None, not {short_repr(path)}; its size is limit_bytes=")
         culprit = randomness(self._node)
         if culprit is not None and not freeze:
             raise ValueError(

@@ -66,6 +66,10 @@ FILTERED: Any = NUMBERS.filter(bool)
         (lambda: NUMBERS.prefetch(2), AttributeError, r"prefetch belongs to the Loader: Loader\(pipe, prefetch=...\)"),
         (lambda: NUMBERS.class_names, AttributeError, "'class_names': it is of from_image_folder"),
         (lambda: Loader(NUMBERS).set_epoch(-1), ValueError, "set_epoch's epoch must be at least 0"),
+        (lambda: NUMBERS.padded_batch(2, pad_to=-1), TypeError, r"pad_to is a shape such as \(224, None\), .* not -1"),
+        (lambda: NUMBERS.padded_batch(2, pad_to="x"), TypeError, "pad_to is a shape such as"),
+        (lambda: Pipeline.from_files(3), TypeError, "patterns are a glob such as"),  # type: ignore[arg-type]
+        (lambda: NUMBERS.cache(3), TypeError, "cache's path is a folder, or None, not 3"),
         (lambda: Loader(NUMBERS, later), TypeError, "fn is async: it would give a coroutine; write lambda"),
         (lambda: NUMBERS.shard(2, 2), ValueError, "rank is 2, it must be below world, 2"),
         (lambda: NUMBERS.split([0.9, 0.9], seed=1), ValueError, "add up to 1 at most"),
