@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+from mploader.pipeline.access import Source
 from mploader.pipeline.node import Node
 from mploader.pipeline.plan import Items, Plan
 
@@ -27,6 +28,9 @@ class Inline:
         self._runtime = self.plan.program.attach()
         self._reseeds = self.plan.program.reseeds
         self._lengths = _lengths(root)
+        sources: list[Any] = [node.source.source for node in root.walk() if isinstance(node, Source)]
+        # by id: one source may be read in several places
+        self._told = list({id(s): s for s in sources if callable(getattr(type(s), "set_epoch", None))}.values())
 
     @property
     def is_current(self) -> bool:
@@ -35,6 +39,7 @@ class Inline:
 
     def get(self, i: int, turn: int) -> Any:
         """Element i, where there is random access."""
+        self._tell(turn)
         saved = self._runtime.save(self._reseeds)
         try:
             return self.plan.program.run(i, i, turn)
@@ -43,7 +48,13 @@ class Inline:
 
     def items(self, turn: int) -> Iterator[Any]:
         """All elements of a pass."""
+        self._tell(turn)
         return Borrowing(Items(self.plan, turn), self._runtime, reseeds=self.plan.reseeds or self._reseeds)
+
+    def _tell(self, turn: int) -> None:
+        """Sources that change with the epoch are those of this one, as in a Loader."""
+        for source in self._told:
+            source.set_epoch(turn)
 
 
 class Borrowing(Iterator[Any]):

@@ -439,3 +439,25 @@ def test_flat_map_takes_all_of_an_element_first() -> None:
 
     assert next(iter(NUMBERS.flat_map(many))) == 0
     assert seen == [(0, 0), (0, 1), (0, 2)]
+
+
+class Epochal(list[int]):
+    """A source that changes with the epoch."""
+
+    epoch = -1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __getitem__(self, i: Any) -> Any:
+        return super().__getitem__(i), self.epoch
+
+
+def test_sources_are_told_the_epoch_without_a_loader_too() -> None:
+    """``pipe[i]`` and a loop over it give what a Loader gives in that epoch."""
+    pipe = Pipeline.from_sequence(Epochal(range(3)))
+    with Loader(pipe, num_workers=0) as loader:
+        epochs = [list(loader), list(loader)]
+        for epoch in (1, 0):
+            at = pipe.at_epoch(epoch)
+            assert [at[i] for i in range(3)] == list(at) == epochs[epoch]
