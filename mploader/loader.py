@@ -449,10 +449,8 @@ class _EpochIterator(Iterator[T_co]):
             raise StopIteration
         del delivery
         # an interrupt up to here: the next call gives the same item again. From here to the return there is none
-        try:  # noqa: SIM105  a call would be a place for an interrupt
+        if thread in self._handouts:  # else the loader was closed meanwhile, by another thread
             del self._handouts[thread]
-        except KeyError:  # closed meanwhile, by another thread
-            pass
         if error is None:
             return value  # type: ignore[no-any-return]
         raise error

@@ -112,10 +112,8 @@ class Behind:
                     self._push(task)
                 finally:
                     self._runtime.restore(saved)
-                try:  # noqa: SIM105  a call would be a place for an interrupt
+                if TAKER in self._tasks.handouts:  # else the loader was closed meanwhile, by another thread
                     del self._tasks.handouts[TAKER]
-                except KeyError:  # closed meanwhile, by another thread
-                    pass
         return delivery
 
     def _push(self, task: Delivery) -> None:
