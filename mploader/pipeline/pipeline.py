@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from mploader.pipeline import rng
 from mploader.pipeline.access import Batch, Concat, Interleaved, Mixed, Repeat, Shuffle, Slice, Source, Zip
 from mploader.pipeline.cached import Cached, open_cache, randomness
+from mploader.pipeline.checks import function, integer, numbers, plain_function, shown, warn_of_leak, why_none
 from mploader.pipeline.collate import stack
 from mploader.pipeline.elements import Collate, Enumerate, Filter, FlatMap, Map, Unbatch
 from mploader.pipeline.explain import explain, one_line
@@ -34,7 +35,6 @@ from mploader.pipeline.streams import ConcatDrawn, Drawn, Generated, Interleaved
 
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
-N = TypeVar("N", int, float)
 
 
 class Pipeline(Origin, Generic[T_co]):
@@ -64,15 +64,15 @@ class Pipeline(Origin, Generic[T_co]):
 
     def map(self, fn: Callable[..., U], *, said: str = "") -> Pipeline[U]:
         """``fn`` of each element, in the workers; a parameter named ``rng`` is given a Generator of that element."""
-        return self._with(Map(self._node, _function("map", fn), said))
+        return self._with(Map(self._node, function("map", fn), said))
 
     def filter(self, fn: Callable[..., object]) -> Pipeline[T_co]:
         """The elements for which ``fn`` is true. Behind it nobody knows the length, and ``[i]`` is over."""
-        return self._with(Filter(self._node, _function("filter", fn)))
+        return self._with(Filter(self._node, function("filter", fn)))
 
     def flat_map(self, fn: Callable[..., Iterable[U]]) -> Pipeline[U]:
         """All that ``fn`` of each element yields, in order."""
-        return self._with(FlatMap(self._node, _function("flat_map", fn)))
+        return self._with(FlatMap(self._node, function("flat_map", fn)))
 
     def unbatch(self) -> Pipeline[Any]:
         """The rows of each element: arrays, lists, and dicts, tuples, dataclasses of them."""
@@ -80,7 +80,7 @@ class Pipeline(Origin, Generic[T_co]):
 
     def enumerate(self, start: int = 0) -> Pipeline[tuple[int, T_co]]:
         """``(number, element)``."""
-        return self._with(Enumerate(self._node, _integer("enumerate", "start", start, least=None)))
+        return self._with(Enumerate(self._node, integer("enumerate", "start", start, least=None)))
 
     # -- batches -----------------------------------------------------------------------------------
 
@@ -88,8 +88,8 @@ class Pipeline(Origin, Generic[T_co]):
         self, size: int, *, drop_last: bool = False, collate_fn: Callable[[list[Any]], Any] = stack
     ) -> Pipeline[Any]:
         """``size`` elements at a time, made one object by ``collate_fn`` (`mploader.stack`; `list` keeps a list)."""
-        size = _integer("batch", "size", size, least=1)
-        collate = _plain_function("batch", "collate_fn", collate_fn)
+        size = integer("batch", "size", size, least=1)
+        collate = plain_function("batch", "collate_fn", collate_fn)
         shown = f"batch({size}{', drop_last=True' * drop_last})"
         return self._with(Batch(self._node, size, collate, drop_last=bool(drop_last), label=shown))
 
@@ -133,7 +133,7 @@ class Pipeline(Origin, Generic[T_co]):
           drop_last: leave out buckets that are not full at the end.
           collate_fn: as for `batch`.
         """
-        edges = _numbers("bucket_by_length", "boundaries", boundaries, operator.index, "[10, 20]")
+        edges = numbers("bucket_by_length", "boundaries", boundaries, operator.index, "[10, 20]")
         if any(low >= high for low, high in pairwise(edges)):
             raise ValueError(f"bucket_by_length's boundaries must increase, not {short_repr(boundaries)}")
         sizes = [batch_sizes] * (len(edges) + 1) if isinstance(batch_sizes, int) else list(batch_sizes)
@@ -142,10 +142,10 @@ class Pipeline(Origin, Generic[T_co]):
                 f"bucket_by_length has {len(edges)} boundaries, which make {len(edges) + 1} buckets, "
                 f"and {len(sizes)} batch_sizes: give one for each bucket, or one int for all"
             )
-        sizes = [_integer("bucket_by_length", "each of batch_sizes", size, least=1) for size in sizes]
-        fn = _plain_function("bucket_by_length", "length_fn", length_fn)
+        sizes = [integer("bucket_by_length", "each of batch_sizes", size, least=1) for size in sizes]
+        fn = plain_function("bucket_by_length", "length_fn", length_fn)
         node = _measured(Bucket(self._node, fn, edges, sizes, drop_last=drop_last))
-        return self._with(Collate(node, _plain_function("bucket_by_length", "collate_fn", collate_fn)))
+        return self._with(Collate(node, plain_function("bucket_by_length", "collate_fn", collate_fn)))
 
     # -- order and choice --------------------------------------------------------------------------
 
@@ -158,13 +158,13 @@ class Pipeline(Origin, Generic[T_co]):
         Raises:
           TypeError: neither positions nor ``buffer``.
         """
-        given = None if seed is None else _integer("shuffle", "seed", seed, least=None)
+        given = None if seed is None else integer("shuffle", "seed", seed, least=None)
         if buffer is not None:
-            size = _integer("shuffle", "buffer", buffer, least=1)
+            size = integer("shuffle", "buffer", buffer, least=1)
             return self._with(Buffered(self._node, size, given, reshuffle=reshuffle))
         if self._node.length is None:
             raise TypeError(
-                f"shuffle() needs positions, and {_why_none(self._node)}: place it before, or shuffle(buffer=1000)"
+                f"shuffle() needs positions, and {why_none(self._node)}: place it before, or shuffle(buffer=1000)"
             )
         if self._node.length >= ENDLESS:
             raise TypeError("shuffle() needs an end, and repeat() has none: place it before, shuffle().repeat()")
@@ -176,7 +176,7 @@ class Pipeline(Origin, Generic[T_co]):
         Raises:
           TypeError: a source is an iterator, which can be read once.
         """
-        number = None if times is None else _integer("repeat", "times", times, least=0)
+        number = None if times is None else integer("repeat", "times", times, least=0)
         once = next((node for node in self._node.walk() if isinstance(node, Generated) and node.source.one_shot), None)
         if once is not None and number not in (0, 1):
             raise TypeError(
@@ -189,16 +189,16 @@ class Pipeline(Origin, Generic[T_co]):
 
     def take(self, count: int) -> Pipeline[T_co]:
         """The first ``count`` elements."""
-        count = _integer("take", "count", count, least=0)
-        self._warn_of_leak("take", 3)
+        count = integer("take", "count", count, least=0)
+        warn_of_leak(self._node, "take")
         if self._node.length is None:
             return self._with(Take(self._node, count))
         return self._with(Slice(self._node, slice(None, count), f"take({count})"))
 
     def skip(self, count: int) -> Pipeline[T_co]:
         """All but the first ``count`` elements."""
-        count = _integer("skip", "count", count, least=0)
-        self._warn_of_leak("skip", 3)
+        count = integer("skip", "count", count, least=0)
+        warn_of_leak(self._node, "skip")
         if self._node.length is None:
             return self._with(Skip(self._node, count))
         return self._with(Slice(self._node, slice(count, None), f"skip({count})"))
@@ -209,14 +209,14 @@ class Pipeline(Origin, Generic[T_co]):
         Raises:
           TypeError: behind a filter; place it before.
         """
-        world = _integer("shard", "world", world, least=1)
-        rank = _integer("shard", "rank", rank, least=0)
+        world = integer("shard", "world", world, least=1)
+        rank = integer("shard", "rank", rank, least=0)
         if rank >= world:
             raise ValueError(f"shard's rank is {rank}, it must be below world, {world}")
         if self._node.length is not None:
             return self._with(Slice(self._node, slice(rank, None, world), f"shard({rank}, {world})"))
         if not isinstance(self._node, Drawn | Skip | Take):
-            raise TypeError(f"shard() needs positions, and {_why_none(self._node)}: place it before")
+            raise TypeError(f"shard() needs positions, and {why_none(self._node)}: place it before")
         warnings.warn(
             f"shard of a stream: each of the {world} processes draws every element and keeps one in {world}; "
             "from_sequence draws only its own",
@@ -227,14 +227,14 @@ class Pipeline(Origin, Generic[T_co]):
     def split(self, shares: Sequence[float], *, seed: int) -> list[Pipeline[T_co]]:
         """Disjoint random parts, the same in every epoch, such as ``train, test = pipe.split([0.8, 0.2], seed=1)``."""
         if self._node.length is None:
-            raise TypeError(f"split() needs positions, and {_why_none(self._node)}: place it before")
-        self._warn_of_leak("split", 3, "split below the shuffle, or shuffle(reshuffle=False), does not")
-        given = _numbers("split", "shares", shares, float, "[0.8, 0.2]")
+            raise TypeError(f"split() needs positions, and {why_none(self._node)}: place it before")
+        warn_of_leak(self._node, "split", "split below the shuffle, or shuffle(reshuffle=False), does not")
+        given = numbers("split", "shares", shares, float, "[0.8, 0.2]")
         if not given or any(not (share >= 0 and isfinite(share)) for share in given) or not 0 < sum(given) <= 1 + 1e-9:
             raise ValueError(f"split's shares must be 0 or more and add up to 1 at most, not {short_repr(shares)}")
         if self._node.length == ENDLESS:
             raise TypeError("split() of an endless pipeline: it has no shares; place it before repeat()")
-        mixed = self.shuffle(_integer("split", "seed", seed, least=None), reshuffle=False)
+        mixed = self.shuffle(integer("split", "seed", seed, least=None), reshuffle=False)
         ends = [0.0]
         for share in given:
             ends.append(min(1.0, ends[-1] + share))
@@ -255,16 +255,14 @@ class Pipeline(Origin, Generic[T_co]):
         """
         if isinstance(key, slice):
             if self._node.length is None:
-                raise TypeError(f"a slice needs positions, and {_why_none(self._node)}: place it before")
+                raise TypeError(f"a slice needs positions, and {why_none(self._node)}: place it before")
             if self._node.length == ENDLESS and any(part is not None and part < 0 for part in _parts(key)):
-                raise TypeError(
-                    f"[{_shown(key)}] counts from the end, and the pipeline is endless: take(count) ends it"
-                )
-            self._warn_of_leak("a slice", 3)
-            return self._with(Slice(self._node, key, f"[{_shown(key)}]"))
+                raise TypeError(f"[{shown(key)}] counts from the end, and the pipeline is endless: take(count) ends it")
+            warn_of_leak(self._node, "a slice")
+            return self._with(Slice(self._node, key, f"[{shown(key)}]"))
         bound = self._inline().root
         if bound.length is None:
-            raise TypeError(f"[i] needs positions, and {_why_none(self._node)}: loop over it, or place it before")
+            raise TypeError(f"[i] needs positions, and {why_none(self._node)}: loop over it, or place it before")
         try:
             i = operator.index(key)
         except TypeError:
@@ -303,7 +301,7 @@ class Pipeline(Origin, Generic[T_co]):
           ValueError: an operation below is random, and ``freeze`` is not set.
         """
         if self._node.length is None:
-            raise TypeError(f"cache() needs positions, and {_why_none(self._node)}: place it before")
+            raise TypeError(f"cache() needs positions, and {why_none(self._node)}: place it before")
         if path is not None and not isinstance(path, str | os.PathLike):
             raise TypeError(f"cache's path is a folder, or None, not {short_repr(path)}; its size is limit_bytes=")
         culprit = randomness(self._node)
@@ -340,8 +338,8 @@ class Pipeline(Origin, Generic[T_co]):
         One that ends makes room for the next, as in tf.data.
         """
         nodes = _nodes("interleave", pipelines)
-        cycle = len(nodes) if cycle_length is None else _integer("interleave", "cycle_length", cycle_length, least=1)
-        block = _integer("interleave", "block_length", block_length, least=1)
+        cycle = len(nodes) if cycle_length is None else integer("interleave", "cycle_length", cycle_length, least=1)
+        block = integer("interleave", "block_length", block_length, least=1)
         if len(nodes) == 1:
             return Pipeline.of(nodes[0])
         return Pipeline.of((InterleavedDrawn if _has_stream(nodes) else Interleaved)(nodes, cycle, block))
@@ -355,13 +353,13 @@ class Pipeline(Origin, Generic[T_co]):
         The shares are exact within each block of draws, not only on average. `repeat` the shorter ones.
         """
         nodes = _nodes("sample_from", pipelines)
-        given = [1.0] * len(nodes) if weights is None else _numbers("sample_from", "weights", weights, float, "[2, 1]")
+        given = [1.0] * len(nodes) if weights is None else numbers("sample_from", "weights", weights, float, "[2, 1]")
         if len(given) != len(nodes) or any(not (w >= 0 and isfinite(w)) for w in given) or sum(given) <= 0:
             raise ValueError(
                 f"sample_from has {len(nodes)} pipelines, so weights must be {len(nodes)} numbers of 0 or more and not "
                 f"all 0, not {short_repr(weights)}"
             )
-        number = None if seed is None else _integer("sample_from", "seed", seed, least=None)
+        number = None if seed is None else integer("sample_from", "seed", seed, least=None)
         if len(nodes) == 1:
             return Pipeline.of(nodes[0])
         return Pipeline.of((MixedDrawn if _has_stream(nodes) else Mixed)(nodes, given, number))
@@ -372,7 +370,7 @@ class Pipeline(Origin, Generic[T_co]):
         """Everything random follows from ``seed``: orders, ``rng=``, and Python's, NumPy's and torch's generators."""
         return Pipeline(
             self._node,
-            seed=_integer("seed", "seed", seed, least=None),
+            seed=integer("seed", "seed", seed, least=None),
             drawn_seed=self._drawn_seed,
             epoch=self._epoch,
         )
@@ -383,12 +381,12 @@ class Pipeline(Origin, Generic[T_co]):
             self._node,
             seed=self._seed,
             drawn_seed=self._drawn_seed,
-            epoch=_integer(said, "epoch", epoch, least=0),
+            epoch=integer(said, "epoch", epoch, least=0),
         )
 
     def apply(self, fn: Callable[[Pipeline[T_co]], Pipeline[U]]) -> Pipeline[U]:
         """``fn(self)``: to write several operations as one in a chain."""
-        made = _function("apply", fn)(self)
+        made = function("apply", fn)(self)
         if not isinstance(made, Pipeline):
             raise TypeError(f"apply's function must return a Pipeline, it returned {short_repr(made)}")
         return made
@@ -401,7 +399,7 @@ class Pipeline(Origin, Generic[T_co]):
         """
         length = self._inline().root.told_length()
         if length is None:
-            raise TypeError(f"the pipeline has no len(): {_why_none(self._node)}")
+            raise TypeError(f"the pipeline has no len(): {why_none(self._node)}")
         if length >= ENDLESS:
             raise TypeError("the pipeline has no len(): it is endless; repeat(times) or take(count) end it")
         return length
@@ -486,20 +484,6 @@ class Pipeline(Origin, Generic[T_co]):
             ready = self._ready = Inline(self.bound())
         return ready
 
-    def _warn_of_leak(
-        self, what: str, stacklevel: int, way: str = "split([0.8, 0.2], seed=1) and shuffle(reshuffle=False) do not"
-    ) -> None:
-        node = self._node
-        while len(node.children) == 1 and not (isinstance(node, Repeat) and node.times is None):
-            if isinstance(node, Shuffle | Buffered) and node.reshuffle:
-                warnings.warn(
-                    f"{what} behind {node.label}: each epoch takes others, so a test set made so leaks into training; "
-                    f"{way}",
-                    stacklevel=stacklevel,
-                )
-                return
-            node = node.child
-
 
 def _measured(node: Node) -> Node:
     node.length = node.measure()
@@ -525,13 +509,6 @@ def _nodes(what: str, pipelines: Sequence[Any]) -> list[Node]:
     return [_measured(node) if isinstance(node, Seeded) else node for node in nodes]
 
 
-def _plain_function(what: str, name: str, fn: Any) -> Any:
-    reason = rng.not_callable_with_one(_function(what, fn)) or ("it has a parameter rng" if rng.takes_rng(fn) else "")
-    if reason:
-        raise TypeError(f"{what}'s {name} is called with one argument, and {reason}; draw in map(), which gives an rng")
-    return fn
-
-
 def _one_tuple(x: Any) -> tuple[Any]:
     return (x,)
 
@@ -540,47 +517,5 @@ def _has_stream(nodes: Sequence[Node]) -> bool:
     return any(node.length is None for node in nodes)
 
 
-def _why_none(node: Node) -> str:
-    """Since which operation there is no random access, as a clause."""
-    while len(node.children) == 1 and node.child.length is None:
-        node = node.child
-    if isinstance(node, Drawn):
-        return f"{node.label} is a stream, which has none"
-    return f"behind {node.label} nobody knows how many elements there are"
-
-
-def _integer(what: str, name: str, value: object, *, least: int | None) -> int:
-    try:
-        number = operator.index(cast(Any, value))
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
-        raise TypeError(f"{what}'s {name} must be an int, not {short_repr(value)} ({type(value).__name__})")
-    if least is not None and number < least:
-        raise ValueError(f"{what}'s {name} must be at least {least}, not {number}")
-    return number
-
-
 def _parts(cut: slice) -> tuple[Any, Any, Any]:
     return cut.start, cut.stop, cut.step
-
-
-def _shown(cut: slice) -> str:
-    return ":".join("" if part is None else str(part) for part in (cut.start, cut.stop, cut.step or ""))
-
-
-def _numbers(what: str, name: str, given: Any, kind: Callable[[Any], N], example: str) -> list[N]:
-    try:
-        if isinstance(given, str | bytes):
-            raise TypeError
-        return [kind(number) for number in given]
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"{what}'s {name} must be a list of numbers, such as {example}, not {short_repr(given)}"
-        ) from None
-
-
-def _function(what: str, fn: Any) -> Any:
-    if not callable(fn):
-        raise TypeError(f"{what} takes a function, not {short_repr(fn)} ({type(fn).__name__})")
-    return fn
