@@ -88,7 +88,8 @@ class Feed:
         self.is_exhausted = True
         if self._feeder is not None:
             for made in self._drawn:
-                _Writer(self._pool, 0, 0, 0).forget(made)
+                if isinstance(made, Span):
+                    self._pool.free_element(made)
         self._drawn.clear()
         self._elements = Elements(0, None, str)
         self._interrupted_draw = False

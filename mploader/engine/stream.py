@@ -362,9 +362,7 @@ class Stream:
             return codec.read(arrival.segment, record, leases), None, leases is not None
         except BaseException as exc:  # a result that cannot be rebuilt costs one item
             if isinstance(exc, KeyboardInterrupt) and self._struck != seq:
-                self._struck = (
-                    seq  # Ctrl-C, and the next call rebuilds it again; twice at one item, it is the item's own
-                )
+                self._struck = seq  # Ctrl-C: the next call rebuilds it; twice at one item, it is the item's own
                 raise
             info = TaskInfo(
                 index=index,

@@ -101,14 +101,10 @@ class Pipeline(Origin, Generic[T_co]):
                 f"padded_batch has no option {min(unknown)!r}: it has value and pad_to, as mploader.pad_stack"
             )
         pad_to = padding.get("pad_to")
-        sizes = (
-            pad_to
-            if isinstance(pad_to, Sequence)
-            else [None]
-            if pad_to is None or isinstance(pad_to, Mapping)
-            else [-1]
+        is_shape = isinstance(pad_to, Sequence) and all(
+            to is None or (hasattr(to, "__index__") and to > 0) for to in pad_to
         )
-        if not all(to is None or (hasattr(to, "__index__") and to > 0) for to in sizes):
+        if not (pad_to is None or isinstance(pad_to, Mapping) or is_shape):
             raise TypeError(
                 f"padded_batch's pad_to is a shape such as (224, None), by key or for all, not {short_repr(pad_to)}"
             )
@@ -430,7 +426,7 @@ class Pipeline(Origin, Generic[T_co]):
             names = getattr(node.source.source, "class_names", None) if isinstance(node, Source) else None
             if names is not None:
                 return list(names)
-        raise AttributeError
+        raise AttributeError  # `__getattr__` says why
 
     def explain(self) -> str:
         """Each operation, where a Loader runs it, and what its function has cost so far, here and in workers."""

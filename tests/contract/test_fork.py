@@ -191,3 +191,18 @@ def test_close_leaves_the_child_what_it_reads(forkserver: Engine) -> None:
     os.waitpid(pid, 0)
     for fd in (*to_child, *to_parent):
         os.close(fd)
+
+
+def test_a_child_writes_into_what_its_parent_holds(forkserver: Engine) -> None:
+    """Held items are shared memory: a forked process that must not be heard of copies before it writes."""
+    with forkserver.loader(range(2), lambda i: np.full(50_000, i)) as loader:
+        first, second = loader
+        pid = os.fork()
+        if pid == 0:
+            first[:] = 7
+            second = second.copy()
+            second[:] = 7
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert (first == 7).all()
+        assert (second == 1).all()
