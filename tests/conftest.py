@@ -78,15 +78,13 @@ class Held:
 
 def settle(before: Held, grace_s: float) -> Held:
     """Wait for what is about to end, at most ``grace_s``; return what is left."""
-    gc.collect()  # loaders that were dropped inside a cycle
     deadline = time.monotonic() + grace_s
-    # Threads first: one of them may be closing a loader, and wants to reap its processes itself.
-    threads = Held.now().since(before).threads
-    for thread in threads:
-        with contextlib.suppress(RuntimeError, AssertionError):  # a thread that Python did not start cannot be joined
-            thread.join(max(0.0, deadline - time.monotonic()))
-    if threads:
-        gc.collect()  # and those that one of these still held
+    for _ in range(2):  # what the collector drops may be closed by a thread, and a thread may keep what is dropped
+        gc.collect()
+        # Threads first: one of them may be closing a loader, and wants to reap its processes itself.
+        for thread in Held.now().since(before).threads:
+            with contextlib.suppress(RuntimeError, AssertionError):  # one that Python did not start cannot be joined
+                thread.join(max(0.0, deadline - time.monotonic()))
     alive = [process for process in _processes(Held.now().since(before).pids) if not _is_zombie(process)]
     psutil.wait_procs(alive, timeout=max(0.0, deadline - time.monotonic()))
     return Held.now().since(before)

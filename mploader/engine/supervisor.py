@@ -176,9 +176,11 @@ class Supervisor:
             with self._pool.lock:
                 if life is not None:
                     life.close()
-                self._pool.fatal = blame.launch_failed(error, worker_id)
-                self._pool.trouble = True
-                self._pool.wakeup.set()
+                if not self.switch.is_closing:  # that ends a start in the middle
+                    # without the frames, which hold the pool's memory
+                    self._pool.fatal = blame.launch_failed(error.with_traceback(None), worker_id)
+                    self._pool.trouble = True
+                    self._pool.wakeup.set()
             return None
         self._watched[life.death_fd] = life
         self._poller.register(life.death_fd, platform.READABLE)

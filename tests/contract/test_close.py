@@ -13,6 +13,7 @@ import pytest
 
 from mploader import ClosedError, Pipeline
 from mploader.engine import stream
+from mploader.engine.launch import Launcher
 from tests.contract.engines import DEADLINE_S, Engine, Gate, Tally, pids_of, until
 
 
@@ -41,6 +42,33 @@ def test_end_of_with(engine: Engine) -> None:
     for use in (lambda: iter(loader), lambda: next(iterator), loader.start, loader.refresh, loader.__enter__):
         with pytest.raises(ClosedError, match="closed"):
             use()
+
+
+def test_close_in_the_middle_of_a_start(forkserver: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was about to be started when the loader was closed leaves nothing for the collector to find."""
+    is_closing = threading.Event()
+
+    class Slow(Launcher):
+        def start(self, config: dict[str, Any], fds: dict[str, int]) -> int:
+            assert is_closing.wait(DEADLINE_S)
+            return super().start(config, fds)
+
+        def abort_start(self) -> None:
+            super().abort_start()
+            is_closing.set()
+
+    monkeypatch.setattr(stream, "Launcher", Slow)
+    loader = forkserver.loader(range(3))
+    gc.collect()
+    gc.disable()
+    try:
+        descriptors = psutil.Process().num_fds()
+        loader.start()
+        assert psutil.Process().num_fds() > descriptors
+        loader.close()
+        assert psutil.Process().num_fds() == descriptors
+    finally:
+        gc.enable()
 
 
 def test_close_is_idempotent(engine: Engine) -> None:
