@@ -75,20 +75,19 @@ class SpanWriter:
           NoRoomError: larger than ``limit_bytes`` or than the whole memory.
           Exception: whatever pickling raised, with ``cloudpickle`` as with ``pickle``.
         """
-        raws = self._raws
-        raws.clear()
         try:
-            large = self._last_stream_nbytes >= SPOOL_BYTES and not self._main_by_value
-            span = self._spool(obj) if large else self._store(self._pickle(obj))
+            if self._last_stream_nbytes >= SPOOL_BYTES and not self._main_by_value:
+                span = self._spool(obj)
+            else:
+                span = self._store(self._pickle(obj))
         finally:
-            raws.clear()
+            self._raws.clear()
         self._last_stream_nbytes = span.stream_nbytes
         self._had_buffers = span.n_buffers > 0
         return span
 
     def store(self, stream: bytes) -> Span:
         """Write a pickle stream that was made elsewhere and has no buffers, however small the limit is."""
-        self._raws.clear()
         return self._store(stream, is_limited=False)
 
     def release(self, span: Span) -> None:
@@ -168,17 +167,12 @@ class SpanWriter:
 
     def _store(self, stream: bytes | memoryview, *, is_limited: bool = True) -> Span:
         raws, stream_nbytes = self._raws, len(stream)
-        if not raws:
-            nbytes = HEAD_BYTES + stream_nbytes
-            offset = self.allocate(nbytes, is_limited=is_limited)
-            at = offset + HEAD_BYTES
-            self.segment.view[at : at + stream_nbytes] = stream
-            return Span(offset, stream_nbytes, nbytes, 0)
-        nbytes = spanned(stream_nbytes, raws)
-        offset = self.allocate(nbytes)
+        nbytes = spanned(stream_nbytes, raws) if raws else HEAD_BYTES + stream_nbytes
+        offset = self.allocate(nbytes, is_limited=is_limited)
         at = offset + HEAD_BYTES
         self.segment.view[at : at + stream_nbytes] = stream
-        self.put_buffers(offset, stream_nbytes, nbytes, raws)
+        if raws:
+            self.put_buffers(offset, stream_nbytes, nbytes, raws)
         return Span(offset, stream_nbytes, nbytes, len(raws))
 
     def allocate(self, nbytes: int, *, is_limited: bool = True) -> int:
@@ -186,8 +180,8 @@ class SpanWriter:
         start = self.ring.allocate(nbytes) if nbytes <= self.limit_bytes or not is_limited else None
         if start is None:
             raise NoRoomError(nbytes)
-        stop = start + align(nbytes)
-        if stop > self._committed:
+        if start + nbytes > self._committed:
+            stop = start + align(nbytes)
             end = -(-(self._base + stop) // PAGE_BYTES) * PAGE_BYTES
             try:
                 self.segment.commit(self._base + self._committed, end)
@@ -233,7 +227,7 @@ def spanned(stream_nbytes: int, raws: list[memoryview]) -> int:
     """Size of a span with these buffers, in bytes: a multiple of 64."""
     nbytes = align(HEAD_BYTES + stream_nbytes) + align(16 * len(raws))
     for raw in raws:
-        nbytes += align(raw.nbytes)
+        nbytes += (raw.nbytes + 63) & -64  # `align`, which costs more than all else here
     return nbytes
 
 
