@@ -50,12 +50,14 @@ class Feed:
       next_seq: the seq of the next task; never used twice.
       is_exhausted: every task of this epoch was submitted.
       is_stream: elements are drawn in this process and travel; else the index does.
+      done: indices that were delivered before the state was saved from which this epoch goes on.
     """
 
     def __init__(self, pool: Pool, window: Window) -> None:
-        self.base = self.next_seq = 0
+        self.base = self.next_seq = self._end = 0
         self.is_exhausted = True
         self.is_stream = False
+        self.done: frozenset[int] = frozenset()
         self._pool = pool
         self._window = window
         self._epoch = -1
@@ -72,6 +74,8 @@ class Feed:
         self._epoch = epoch
         self._elements = elements
         self.base = self.next_seq - elements.start
+        self._end = self.base + max(elements.start, elements.length)
+        self.done = elements.done
         self.is_stream = elements.iterator is not None
         self.is_exhausted = False
         if elements.iterator is not None and not (elements.is_bound or self._is_bound):
@@ -114,11 +118,6 @@ class Feed:
         feeder = self._feeder
         return feeder is not None and threading.current_thread() is feeder.thread
 
-    @property
-    def done(self) -> frozenset[int]:
-        """Indices that were delivered before the state was saved from which this epoch goes on."""
-        return self._elements.done
-
     def describe(self, index: int) -> str:
         """Show an element, for an error."""
         return self._elements.describe(index)
@@ -136,27 +135,32 @@ class Feed:
 
         Where tasks cost less than waking a worker, it waits until half of the window is free.
         """
-        window = self._window
-        if self.draws_here:
+        if self.is_stream and self._feeder is None:
             if self._draw_s < SLOW_DRAW_S:
                 self.admit()
-        elif not self._pool.is_cheap or 2 * window.outstanding <= window.prefetch:
+        elif 2 * self._window.outstanding <= self._window.prefetch or not self._pool.is_cheap:
             self.admit()
 
     def admit(self) -> bool:
         """Fill the window. True if something may have arrived: an element was drawn, or failed, here."""
-        window, feeder = self._window, self._feeder
+        window = self._window
+        if self.is_exhausted:
+            return False
+        room = window.room()
+        if not room:
+            return False
         if not self.is_stream:
-            first, end = self.next_seq, self.base + self._elements.length
-            last = min(first + window.room(), end)  # A: the next indices
+            first = self.next_seq
+            last = first + room  # A: the next indices
+            if last > self._end:
+                last = self._end
             if last > first:
                 window.admit(last - first)  # B: admitted
                 self._pool.submit(range(first, last), self.base, self._epoch)
                 self.next_seq = last
-            self.is_exhausted = last >= end
+            self.is_exhausted = last == self._end
             return False
-        if self.is_exhausted or not window.has_room():
-            return False
+        feeder = self._feeder
         if feeder is None:
             self._draw()
             return True

@@ -164,7 +164,7 @@ class Pool:
                 ]
             for task in tasks:
                 self.ledger.add(task)
-            self.tasks.send(tasks, together=self.is_cheap)  # to wake a worker costs more than cheap tasks
+            self.tasks.send(tasks, together=self._run_ns < CHEAP_NS)
 
     def write_element(self, element: object) -> Span:
         """Write an element of a stream into the arena; from any thread.
@@ -371,11 +371,12 @@ class Pool:
             self.free_elements([self.ledger.died(seq, record.incarnation)])
             return
         self._run_ns += (record.run_ns - self._run_ns) * 0.05
-        if seq in self.ledger.open:
+        ledger = self.ledger
+        if seq in ledger.open:
             self._arrived.append(Arrival(record, life.segment, life.pid))
         else:
             free(life.segment, record.offset)
-        done = self.ledger.complete(seq, record.incarnation)
+        done = ledger.complete(seq, record.incarnation)
         if done is not None:
             self.free_elements([done])
 

@@ -43,22 +43,22 @@ class ReorderBuffer(Generic[T]):
         """The result whose turn it is, None if it has not arrived; it stays until `advance`."""
         if self.in_order:
             seq = self.head
-            result = self._parked.get(seq)
-            return None if result is None else (seq, result)
-        if not self._arrived:
+        elif self._arrived:
+            seq = self._arrived[0]
+        else:
             return None
-        seq = self._arrived[0]
-        return seq, self._parked[seq]
+        result = self._parked.get(seq)
+        return None if result is None else (seq, result)
 
-    def advance(self, seq: int) -> None:
-        """The result that `peek` gave was handed out; a second call for it does nothing."""
+    def advance(self, seq: int) -> bool:
+        """The result that `peek` gave was handed out. False: a second call for it, which does nothing."""
         # in this order: an interrupt between two of these lines is repaired by calling again
-        if not self.in_order:
-            if self._arrived and self._arrived[0] == seq:
-                self._arrived.popleft()
-        elif seq >= self.head:
-            self.head = seq + 1
-        self._parked.pop(seq, None)
+        if self.in_order:
+            if seq >= self.head:
+                self.head = seq + 1
+        elif self._arrived and self._arrived[0] == seq:
+            self._arrived.popleft()
+        return self._parked.pop(seq, None) is not None
 
     def get(self, seq: int) -> T:
         """A parked result."""

@@ -83,7 +83,6 @@ class Stream:
         self._inside = False
         self._dirty = False
         self._costs_read: dict[int, list[tuple[int, int]]] = {}  # by incarnation
-        self._to_free: Arrival | None = None
         self._struck = -1
         self._returned_ns = 0
         self._looked_ns = self._said_slow = 0
@@ -206,7 +205,6 @@ class Stream:
         self._feed.clear()
         self.reorder.start(self._feed.base)
         self.window.clear()
-        self._to_free = None
         self._work = Work.nothing()
         if not self.supervisor.is_alive:
             self.leases.close(self.pool.let_go())
@@ -240,7 +238,7 @@ class Stream:
           ClosedError: closed, or a newer epoch was begun.
           WorkerStartError: workers cannot start.
         """
-        if self._feed.is_inside_source():
+        if self._feed.is_stream and self._feed.is_inside_source():
             raise RuntimeError("next() was called from inside the source of the same loader")
         with self._turn:
             if self._inside:
@@ -319,22 +317,13 @@ class Stream:
 
     def _deliver(self, epoch: int, thread: int, seq: int, arrival: Arrival) -> Delivery | None:
         """Hand out the head; None if it was skipped."""
-        value, error, leased = self._open(seq, arrival)
-        delivery: Delivery | None = None
-        on_error = self.options.on_error
         index = seq - self._feed.base
+        value, error, leased = self._open(seq, index, arrival)
         if index in self._feed.done:
             self._settle(seq, arrival, leased)
             return None
-        if error is not None:
-            self.errors += 1
-        if error is None or on_error == "raise" or arrival.is_source:
-            delivery = Delivery(epoch, seq, value, error, False, index, arrival.is_source)
-        elif callable(on_error):
-            try:
-                delivery = Delivery(epoch, seq, on_error(error))
-            except Exception as raised:  # noqa: BLE001  it takes the item's place
-                delivery = Delivery(epoch, seq, None, blame.by_on_error(raised, error))
+        made = Delivery(epoch, seq, value, error, False, index, arrival.is_source)
+        delivery = made if error is None else self._judge(made, error)
         if delivery is not None:
             self.handouts[thread] = delivery  # from here on it is handed out, whatever interrupts
         else:
@@ -342,9 +331,21 @@ class Stream:
         self._settle(seq, arrival, leased)
         return delivery
 
-    def _open(self, seq: int, arrival: Arrival) -> tuple[Any, BaseException | None, bool]:
+    def _judge(self, failed: Delivery, error: BaseException) -> Delivery | None:
+        """What ``on_error`` makes of a failed item; None if it is skipped."""
+        self.errors += 1
+        on_error = self.options.on_error
+        if on_error == "raise" or failed.is_source:
+            return failed
+        if not callable(on_error):
+            return None
+        try:
+            return Delivery(failed.epoch, failed.seq, on_error(error))
+        except Exception as raised:  # noqa: BLE001  it takes the item's place
+            return Delivery(failed.epoch, failed.seq, None, blame.by_on_error(raised, error))
+
+    def _open(self, seq: int, index: int, arrival: Arrival) -> tuple[Any, BaseException | None, bool]:
         """Rebuild what arrived. Returns value, error, and whether a lease frees the span."""
-        index = seq - self._feed.base
         if arrival.error is not None:
             told = getattr(arrival.error, "mploader_task", None)
             if isinstance(told, TaskInfo) and told.element is None:
@@ -376,18 +377,15 @@ class Stream:
             return None, blame.not_rebuilt(exc, info), leases is not None
 
     def _settle(self, seq: int, arrival: Arrival, leased: bool) -> None:
-        self._to_free = None if leased else arrival
-        if seq in self.reorder:
-            self.reorder.advance(seq)
+        if self.reorder.advance(seq):
             self.window.deliver(arrival.record.span_nbytes)
             self.settled += 1
             if not self.options.in_order:
                 self._count(seq)
         if leased:
             self.leases.arm()
-        pending, self._to_free = self._to_free, None
-        if pending is not None:
-            pending.free()
+        else:
+            arrival.free()
 
     def _count(self, seq: int) -> None:
         """Note a delivery for `progress`; noting it twice changes nothing."""

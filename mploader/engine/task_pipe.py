@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable
 
 from mploader import platform
 from mploader.engine.ledger import Ledger
@@ -38,19 +37,18 @@ class TaskPipe:
         self._backlog: deque[Task] = deque()
         self._watched = False
 
-    def send(self, tasks: Iterable[Task], *, together: bool) -> None:
+    def send(self, tasks: list[Task], *, together: bool) -> None:
         """Write tasks, or keep them until there is room; never blocks.
 
         Args:
           together: in as few writes as can be; a write wakes one worker.
         """
-        if not together:
-            for task in tasks:
-                self._write([task])
+        n = MAX_WRITE_RECORDS if together else 1
+        if len(tasks) <= n:
+            self._write(tasks)
             return
-        batch = list(tasks)
-        for first in range(0, len(batch), MAX_WRITE_RECORDS):
-            self._write(batch[first : first + MAX_WRITE_RECORDS])
+        for first in range(0, len(tasks), n):
+            self._write(tasks[first : first + n])
 
     def flush(self) -> None:
         """Write what the pipe has room for now."""

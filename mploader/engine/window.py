@@ -35,7 +35,7 @@ class Window:
         """How many more may be admitted, as far as can be told now; at least one if nothing is outstanding."""
         outstanding = self.outstanding
         free = self.prefetch - outstanding
-        if free > 0 and self._estimate:
+        if free > 0 and self.parked_bytes + self.prefetch * self._estimate > self.limit_bytes:
             running = outstanding - self.parked
             free = min(free, int((self.limit_bytes - self.parked_bytes) / self._estimate) - running)
         if free > 0:
@@ -50,7 +50,8 @@ class Window:
         """One has arrived, with this size."""
         self.parked += 1
         self.parked_bytes += nbytes
-        self._estimate = max(nbytes, self._estimate * _FORGET)
+        estimate = self._estimate * _FORGET
+        self._estimate = nbytes if nbytes > estimate else estimate
 
     def deliver(self, nbytes: int) -> None:
         """One that had arrived was handed out: what the user holds does not count."""

@@ -21,6 +21,7 @@ from mploader.transport.ring import Ring, align
 from mploader.transport.segment import PAGE_BYTES, Segment
 
 HEAD_BYTES = 64
+TABLE_ENTRY_BYTES = 16
 OUT_OF_BAND_BYTES = 32 << 10  # smaller buffers are copied with the stream: keeping a label must not pin a batch
 SPOOL_BYTES = 32 << 10  # streams that large are pickled straight into the ring: 5 us against 69 for 200 kB
 
@@ -167,12 +168,13 @@ class SpanWriter:
 
     def _store(self, stream: bytes | memoryview, *, is_limited: bool = True) -> Span:
         raws, stream_nbytes = self._raws, len(stream)
-        nbytes = spanned(stream_nbytes, raws) if raws else HEAD_BYTES + stream_nbytes
+        starts = lay_out(stream_nbytes, raws) if raws else []
+        nbytes = starts[-1] + TABLE_ENTRY_BYTES * len(raws) if raws else HEAD_BYTES + stream_nbytes
         offset = self.allocate(nbytes, is_limited=is_limited)
         at = offset + HEAD_BYTES
         self.segment.view[at : at + stream_nbytes] = stream
         if raws:
-            self.put_buffers(offset, stream_nbytes, nbytes, raws)
+            self.put_buffers(offset, raws, starts)
         return Span(offset, stream_nbytes, nbytes, len(raws))
 
     def allocate(self, nbytes: int, *, is_limited: bool = True) -> int:
@@ -193,18 +195,16 @@ class SpanWriter:
         self.segment.words[offset >> 3] = 0
         return offset
 
-    def put_buffers(self, offset: int, stream_nbytes: int, span_nbytes: int, raws: list[memoryview]) -> None:
-        """Copy buffers behind the stream, and write their table at the span's end."""
+    def put_buffers(self, offset: int, raws: list[memoryview], starts: list[int]) -> None:
+        """Copy buffers to where they were laid out, and write their table behind them."""
         view, words = self.segment.view, self.segment.words
-        at = offset + align(HEAD_BYTES + stream_nbytes)
-        entry = (offset + span_nbytes - 16 * len(raws)) >> 3
-        for raw in raws:
-            nbytes = raw.nbytes
+        entry = (offset + starts[-1]) >> 3
+        for raw, start in zip(raws, starts, strict=False):
+            at, nbytes = offset + start, raw.nbytes
             view[at : at + nbytes] = raw
-            words[entry] = at - offset
+            words[entry] = start
             words[entry + 1] = nbytes
             entry += 2
-            at += align(nbytes)
 
 
 class _Nowhere:
@@ -223,12 +223,14 @@ def check_picklable(obj: object) -> None:
     ByValuePickler(_Nowhere(), lambda _: None).dump(obj)
 
 
-def spanned(stream_nbytes: int, raws: list[memoryview]) -> int:
-    """Size of a span with these buffers, in bytes: a multiple of 64."""
-    nbytes = align(HEAD_BYTES + stream_nbytes) + align(16 * len(raws))
+def lay_out(stream_nbytes: int, raws: list[memoryview]) -> list[int]:
+    """Where in a span each buffer starts, all multiples of 64, and last where their table does."""
+    at = align(HEAD_BYTES + stream_nbytes)
+    starts = [at]
     for raw in raws:
-        nbytes += (raw.nbytes + 63) & -64  # `align`, which costs more than all else here
-    return nbytes
+        at = align(at + raw.nbytes)
+        starts.append(at)
+    return starts
 
 
 class _Spool:
@@ -256,12 +258,13 @@ class _Spool:
         if not raws:
             writer.ring.trim(self._offset - writer._base, self._used)
             return Span(self._offset, stream_nbytes, self._used, 0)
-        nbytes = spanned(stream_nbytes, raws)
+        starts = lay_out(stream_nbytes, raws)
+        nbytes = starts[-1] + TABLE_ENTRY_BYTES * len(raws)
         if nbytes > self._room:
             self._move(nbytes)
         else:
             writer.ring.trim(self._offset - writer._base, nbytes)
-        writer.put_buffers(self._offset, stream_nbytes, nbytes, raws)
+        writer.put_buffers(self._offset, raws, starts)
         return Span(self._offset, stream_nbytes, nbytes, len(raws))
 
     def abandon(self) -> None:
@@ -303,11 +306,15 @@ def read(segment: Segment, span: Located, leases: Leases | None) -> Any:
     stream = segment.view[at : at + span.stream_nbytes]
     if not span.n_buffers:
         return pickle.loads(stream)
-    words = segment.words
-    first = (offset + span.span_nbytes - 16 * span.n_buffers) >> 3
-    places = [(words[i], words[i + 1]) for i in range(first, first + 2 * span.n_buffers, 2)]
-    if leases is None:
-        view = segment.view
-        return pickle.loads(stream, buffers=[bytearray(view[offset + a : offset + a + n]) for a, n in places])
-    leased = leases.lease(segment, offset, span.span_nbytes)
-    return pickle.loads(stream, buffers=[leased[a : a + n] for a, n in places])
+    if leases is not None:
+        whole = leases.lease(segment, offset, span.span_nbytes)
+    else:
+        whole = segment.view[offset : offset + span.span_nbytes]
+    words, buffers = segment.words, []
+    entry = (offset + span.span_nbytes - TABLE_ENTRY_BYTES * span.n_buffers) >> 3
+    for _ in range(span.n_buffers):
+        start = words[entry]
+        buffer = whole[start : start + words[entry + 1]]
+        buffers.append(buffer if leases is not None else bytearray(buffer))
+        entry += 2
+    return pickle.loads(stream, buffers=buffers)

@@ -25,15 +25,14 @@ FREED = -1  # first word of a span, no byte of it 0: written by its reader when 
 
 
 class _Watch(weakref.ref):  # type: ignore[type-arg]
-    """Weak reference to a lease that remembers which span it was."""
+    """Weak reference to a lease that remembers which span it was, and whether its death frees that."""
 
-    __slots__ = ("armed", "nbytes", "retired", "segment", "start")
+    __slots__ = ("armed", "nbytes", "segment", "start")
 
     segment: Segment | None  # None: its loader was closed
     start: int
     nbytes: int
     armed: bool
-    retired: bool
 
 
 class Leases:
@@ -63,8 +62,7 @@ class Leases:
         """
         array = np.ndarray(nbytes, np.uint8, segment.mapping, start)
         watch = _Watch(array, self.dead.append)
-        watch.segment, watch.start, watch.nbytes = segment, start, nbytes
-        watch.armed = watch.retired = False
+        watch.segment, watch.start, watch.nbytes, watch.armed = segment, start, nbytes, False
         with self._lock:
             self._pending = watch
             self._watched[id(watch)] = watch
@@ -87,13 +85,15 @@ class Leases:
         dead, watched, found = self.dead, self._watched, False
         with self._lock:
             while dead:
-                watch = dead[0]  # looked at, freed, then removed: an interrupt in between repeats it, harmlessly
+                watch = dead[0]
                 if watch is self._pending and not between:
                     break
                 key = id(watch)
-                if key in watched and watch.armed and not watch.retired and watch.segment is not None:
-                    free(watch.segment, watch.start)
-                if key in watched:  # asked again: a collector's callback may have called this very function
+                # freed, then removed: an interrupt repeats it, harmlessly. No call stands in here: a collector's
+                # callback may call this very function
+                if key in watched:
+                    if watch.armed and watch.segment is not None:
+                        watch.segment.words[watch.start >> 3] = FREED
                     found = True
                     self.nbytes -= watch.nbytes
                     del watched[key]
@@ -103,8 +103,9 @@ class Leases:
 
     def retire(self) -> None:
         """Never free what is leased now: a forked process reads it too, and nobody hears when it is done."""
+        self._pending = None
         for watch in list(self._watched.values()):
-            watch.retired = True
+            watch.armed = False
             if watch.segment is not None:
                 self._carried.add(id(watch.segment))
 
@@ -120,7 +121,6 @@ class Leases:
             covered: dict[int, tuple[Segment, list[tuple[int, int]]]] = {id(one): (one, []) for one in segments}
             for watch in list(self._watched.values()):
                 segment, watch.segment = watch.segment, None  # ours is the last reference, but for living arrays
-                watch.retired = True
                 array = watch()
                 if segment is None or array is None:
                     continue
@@ -157,18 +157,18 @@ atexit.register(_outliving.clear)
 def _outlive(array: Any, segment: Segment, watch: _Watch, *, is_carried: bool) -> None:
     later = _Watch(array, _give_back)
     later.segment, later.start, later.nbytes = segment, watch.start, watch.nbytes
-    later.retired = is_carried
+    later.armed = not is_carried
     _outliving[id(later)] = later
 
 
 def _give_back(watch: _Watch) -> None:
-    if _outliving.pop(id(watch), None) is not None and not watch.retired and watch.segment is not None:
+    if _outliving.pop(id(watch), None) is not None and watch.armed and watch.segment is not None:
         watch.segment.discard(watch.start, watch.start + watch.nbytes)
 
 
 def _retire_outliving() -> None:
     for watch in list(_outliving.values()):
-        watch.retired = True
+        watch.armed = False
 
 
 os.register_at_fork(before=_retire_outliving)
