@@ -86,6 +86,13 @@ class Feed:
                 self._elements = elements._replace(iterator=None)  # it is let go by who draws it
                 self._feeder = feeder
 
+    def begin_ahead(self) -> None:
+        """Have the first tasks made, or elements drawn, before anybody asks for them; not those drawn in ``next()``."""
+        if not self.is_stream:
+            self.admit()
+        elif self._feeder is not None:
+            self._give_credit(self._feeder)
+
     def clear(self) -> None:
         """Give the epoch up; drops every reference to the source."""
         self.base = self.next_seq

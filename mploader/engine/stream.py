@@ -177,6 +177,9 @@ class Stream:
             self.supervisor.tidy_no_more()
             self._drop_epoch()
             self._feed.begin(epoch, elements())
+            self._dirty = True
+            self._feed.begin_ahead()
+            self._dirty = False
 
     def abandon(self, epoch: int) -> None:
         """Give an epoch up, soon: its iterator is garbage. Takes no lock."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,35 @@ def test_start(engine: Engine, tally: Tally) -> None:
         assert (loader.epoch, tally.lines) == (-1, [])
         assert list(loader) == list(range(5))
         assert pids_of(loader) == pids
+
+
+def test_items_are_made_from_iter_on(processes: Engine, tally: Tally) -> None:
+    """``iter()`` fills the window: what is there at the first ``next()`` need not be waited for."""
+
+    def note(i: int) -> int:
+        tally.add(i)
+        return i
+
+    with processes.loader(range(20), note, prefetch=4) as loader:
+        iterator = iter(loader)
+        tally.wait_for(4)
+        assert sorted(tally.lines) == ["0", "1", "2", "3"]
+        assert list(iterator) == list(range(20))
+
+
+def test_elements_are_drawn_from_iter_on(forkserver: Engine) -> None:
+    """``iter()`` has the elements of a stream drawn, as many as the window takes."""
+    drawn: list[int] = []
+
+    def elements() -> Iterator[int]:
+        for i in range(20):
+            drawn.append(i)
+            yield i
+
+    with forkserver.loader(elements, prefetch=4) as loader:
+        iterator = iter(loader)
+        until(lambda: len(drawn) == 4, "for a window of elements")
+        assert list(iterator) == list(range(20))
 
 
 def test_worker_init_fn_that_raises(engine: Engine, gate: Gate) -> None:

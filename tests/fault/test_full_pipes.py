@@ -63,8 +63,9 @@ def test_window_larger_than_the_pipes(is_stream: bool, in_order: bool) -> None:
 def test_workers_wait_while_the_consumer_is_away(strike: bool) -> None:
     """Workers that wait in a full pipe go on when the consumer comes back; killed there, they lose nothing."""
     with Loader(range(N), lambda i: i, num_workers=2, start_method="fork", prefetch=4096) as loader:
-        iterator = iter(loader)
+        loader.start()
         until_waiting(loader)
+        iterator = iter(loader)
         found = [next(iterator)]
         until_blocked(loader)
         if strike:
@@ -80,8 +81,9 @@ def test_limit_does_not_strike_who_waits_for_the_consumer() -> None:
     with Loader(
         range(1_000), lambda i: i, num_workers=2, start_method="fork", prefetch=1_000, task_timeout_s=0.2
     ) as loader:
-        iterator = iter(loader)
+        loader.start()
         until_waiting(loader)
+        iterator = iter(loader)
         found = [next(iterator)]
         until_blocked(loader)
         away = time.monotonic()
@@ -96,9 +98,10 @@ def test_break_and_close(monkeypatch: pytest.MonkeyPatch) -> None:
     """A full pipe delays neither the next epoch nor the end."""
     monkeypatch.setattr(supervisor, "CLOSE_GRACE_S", 0.5)
     loader = Loader(range(N), lambda i: i, num_workers=2, start_method="fork", prefetch=4096)
-    until_ready = iter(loader)
+    loader.start()
     until_waiting(loader)
-    assert next(until_ready) == 0
+    first = iter(loader)
+    assert next(first) == 0
     until_blocked(loader)
     iterator = iter(loader)
     assert [next(iterator) for _ in range(100)] == list(range(100))

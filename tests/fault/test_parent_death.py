@@ -64,8 +64,9 @@ if what == "full":  # the pipe of tasks is as large as it may be, the pipe of re
     platform.enlarge_pipe = lambda fd, nbytes: fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, next(sizes))
 loader = Loader(range(4000), fn, num_workers=2, start_method=method, worker_init_fn=init, prefetch=4000)
 if what in ("idle", "full"):
-    iterator = iter(loader)
+    loader.start()
     until_both("waiting")
+    iterator = iter(loader)
     next(iterator)
     if what == "idle":
         for _ in iterator:
