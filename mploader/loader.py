@@ -5,8 +5,6 @@ Must never know: pipes, rings, processes. Runs in: consumer.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import threading
 import weakref
@@ -15,14 +13,16 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Generic, NoReturn, TypeVar, Unpack, overload
 
+from mploader.engine import alive
 from mploader.engine.behind import Behind
 from mploader.engine.contract import Elements
+from mploader.engine.epoch import EpochIterator
 from mploader.engine.inline import InlineStream
 from mploader.engine.stream import Stream
 from mploader.engine.work import Work
 from mploader.errors import ClosedError, MploaderError
 from mploader.options import EngineOptions, OnError, Options
-from mploader.pipeline import explain, state
+from mploader.pipeline import state
 from mploader.pipeline.fetch import short_repr
 from mploader.pipeline.plan import Draws, turn_at
 from mploader.pipeline.recipe import make_recipe
@@ -31,8 +31,6 @@ from mploader.stats import read
 from mploader.stats.snapshot import LoaderStats
 
 T_co = TypeVar("T_co", covariant=True)
-
-_streams: weakref.WeakSet[Stream | InlineStream] = weakref.WeakSet()
 
 
 class Loader(Generic[T_co]):
@@ -236,7 +234,7 @@ class Loader(Generic[T_co]):
                 turn_of = plan.turn_of if not ends else lambda task: turn_at(ends[0], task)
                 items = Behind(stream, plan, epoch, self._options.on_error, turn_of=turn_of, saved=saved)
             self._items = items
-            return _EpochIterator(self, stream, items, epoch)
+            return EpochIterator(self, stream, items, epoch, self._end_epoch)
 
     def __len__(self) -> int:
         """Items of an epoch.
@@ -401,9 +399,7 @@ class Loader(Generic[T_co]):
             if not self._plan.is_plain:  # what follows the workers takes results in order, and judges the errors
                 options = replace(options, on_error="raise", in_order=True)
             stream = make(options, work, self.seed)
-            _streams.add(stream)
-            self._finalizer = weakref.finalize(self, *_ending(stream))
-            self._finalizer.atexit = False  # `_close_all` does it, and waits
+            self._finalizer = alive.add(stream, self)
             self._stream = stream
         return stream
 
@@ -426,88 +422,5 @@ class Loader(Generic[T_co]):
             retry_on=self._options.retry_on,
         )
 
-
-class _EpochIterator(Iterator[T_co]):
-    """One epoch. An object, no generator: a generator could not go on after an error."""
-
-    def __init__(self, loader: Loader[T_co], stream: Stream | InlineStream, items: Any, epoch: int) -> None:
-        self._loader = loader  # keeps the workers alive
-        self._items: Stream | InlineStream | Behind = items
-        self._epoch = epoch
-        self._handouts = items.handouts
-        weakref.finalize(self, _abandon, weakref.ref(stream), epoch).atexit = False
-
-    def __iter__(self) -> _EpochIterator[T_co]:
-        return self
-
-    def __next__(self) -> T_co:
-        thread = threading.get_ident()
-        delivery = self._items.take(self._epoch, thread)
-        error, value = delivery.error, delivery.value
-        if delivery.is_end:
-            self._loader._end_epoch(self._items)
-            raise StopIteration
-        del delivery
-        # an interrupt up to here: the next call gives the same item again. From here to the return there is none
-        if thread in self._handouts:  # else the loader was closed meanwhile, by another thread
-            del self._handouts[thread]
-        if error is None:
-            return value  # type: ignore[no-any-return]
-        raise error
-
-    def __length_hint__(self) -> int:
-        try:
-            return max(0, len(self._loader))
-        except TypeError:
-            return 0
-
-
-# Called by the collector, anywhere: they take no lock, wait for nothing, and keep no stream alive.
-
-
-def _ending(stream: Stream | InlineStream) -> tuple[Callable[[], None]]:
-    return (stream.supervisor.switch.close if isinstance(stream, Stream) else _nothing,)
-
-
-def _nothing() -> None:
-    pass
-
-
-def _abandon(stream: weakref.ref[Stream | InlineStream], epoch: int) -> None:
-    found = stream()
-    if found is not None:
-        found.abandon(epoch)
-
-
-def _close_all() -> None:
-    for stream in list(_streams):
-        with contextlib.suppress(Exception):
-            if isinstance(stream, Stream):
-                stream.is_exiting = True
-            stream.close()
-
-
-def _before_fork() -> None:
-    for stream in list(_streams):
-        if isinstance(stream, Stream):
-            stream.leases.retire()
-
-
-def _after_fork_in_child() -> None:
-    for stream in list(_streams):
-        with contextlib.suppress(Exception):
-            stream.drop()
-    _streams.clear()
-
-
-def _collect_costs() -> None:
-    for stream in list(_streams):
-        if isinstance(stream, Stream) and not stream.is_closed:
-            stream.collect_costs()
-
-
-explain.before_reading.append(_collect_costs)
-atexit.register(_close_all)
-os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
 __all__ = ["Loader"]
