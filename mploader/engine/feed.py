@@ -17,13 +17,12 @@ import time
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 from mploader.engine import blame
 from mploader.engine.contract import Elements
-from mploader.engine.feeder import Feeder
+from mploader.engine.feeder import Broken, Feeder
 from mploader.engine.process import Pool
 from mploader.engine.window import Window
 from mploader.errors import ClosedError, MploaderError, NotPicklableError, TaskInfo
@@ -67,7 +66,6 @@ class Feed:
         self._drawn: deque[Any] = deque()
         self._draw_s = 0.0
         self._interrupted_draw = False
-        self._raised: BaseException | None = None  # by the source, behind its last element
 
     def begin(self, epoch: int, elements: Elements) -> None:
         """Start an epoch; what the last one had left is gone already (`clear`)."""
@@ -104,7 +102,6 @@ class Feed:
         self._drawn.clear()
         self._elements = Elements(0, None, str)
         self._interrupted_draw = False
-        self._raised = None
         feeder, self._feeder = self._feeder, None
         if feeder is not None:
             feeder.end()
@@ -133,9 +130,7 @@ class Feed:
         """After an interrupt: the tasks up to seq ``issued`` were submitted, whether they were counted or not."""
         if issued >= self.next_seq:
             rest = deque(islice(self._drawn, issued + 1 - self.next_seq, None))
-            # nothing is called between these: all or none
-            self.is_exhausted = self.is_exhausted or (self.is_stream and self._raised is not None)
-            self._drawn, self.next_seq = rest, issued + 1
+            self._drawn, self.next_seq = rest, issued + 1  # nothing is called between these: all or none
 
     def admit_lazily(self) -> None:
         """Fill the window after a delivery, where that cannot hold the item up for long.
@@ -198,107 +193,94 @@ class Feed:
         They are several only where a feeder has drawn them already, and tasks cost less than waking a worker.
         """
         drawn, window = self._drawn, self._window
-        error: BaseException | None = None
-        is_source = True
+        failed: Failure | Broken | None = None
         spans: list[Span] = []
-        while window.has_room():
-            try:
-                if len(drawn) == len(spans) and not self._take():
-                    break
-                element = drawn[len(spans)]
-                if type(element) is Failure:
-                    error, is_source = element.error, False
-                    break
-                if self._feeder is None:
-                    element = write_element(self._pool, element, self.next_seq + len(spans), self.base, self._epoch)
-                spans.append(element)
-            except BaseException as raised:
-                if isinstance(raised, KeyboardInterrupt) and raised is not self._raised:
-                    raise
-                error = raised  # at its place, whatever it is
+        while window.has_room() and (len(drawn) > len(spans) or self._take()):
+            element = drawn[len(spans)]
+            if self._feeder is None and type(element) is not Broken:
+                element = self._write(element, self.next_seq + len(spans))
+            if not isinstance(element, Span):
+                failed = element
                 break
+            spans.append(element)
             window.admit()  # B: admitted
             if self._feeder is None or not self._pool.is_cheap or len(spans) == BATCH:
                 break
         end = self.next_seq + len(spans)
         if spans:
             self._pool.submit(range(self.next_seq, end), self.base, self._epoch, spans)
-        if error is not None:
-            info = TaskInfo(index=end - self.base, seq=end, epoch=self._epoch)
+        if failed is not None:
+            error = failed.error
             is_ours = isinstance(error, MploaderError)  # an element that cannot travel
             if not is_ours:
+                info = TaskInfo(index=end - self.base, seq=end, epoch=self._epoch)
                 error = blame.raised(error, info, what="the source")
-            self._pool.fail(end, error, is_source=is_source and not is_ours)
+            self._pool.fail(end, error, is_source=type(failed) is Broken and not is_ours)
             window.admit()
             end += 1
-            self.is_exhausted = self._raised is not None
         self.next_seq = end
         drawn.clear()
-        return error is not None
+        return failed is not None
+
+    def _write(self, element: object, seq: int) -> Span | Failure:
+        if type(element) is Failure:  # of a pipeline that was merged into this one
+            return element
+        try:
+            return write_element(self._pool, element, seq, self.base, self._epoch)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  at its place, whatever it is
+            return Failure(error)
 
     def _take(self) -> bool:
-        """Move the next element into `_drawn`, by one C call, so that an interrupt cannot lose it; False: none there.
-
-        Raises:
-          BaseException: what the source raised, again and again until its task has failed.
-        """
-        if self._raised is not None:
-            raise self._raised
-        feeder = self._feeder
+        """Move the next element into `_drawn`, by one C call: an interrupt cannot lose it. False: none there."""
+        drawn, feeder = self._drawn, self._feeder
         if feeder is not None:
-            if not feeder.drawn and (not feeder.is_over or self._drawn):
-                return False  # the end is met when all before it was sent
             if feeder.drawn:
-                self._drawn.extend(map(deque.popleft, (feeder.drawn,)))
-                return True
-            if feeder.error is None:
-                self.is_exhausted = True
+                drawn.extend(map(deque.popleft, (feeder.drawn,)))
+                if len(drawn) > 1 or not self._must_draw_here(feeder, drawn[0]):
+                    return True
+                drawn.clear()
+                self._draw_here()
+            else:
+                self.is_exhausted = feeder.is_over and not drawn  # the end is met when all before it was sent
                 return False
-            if not self._must_draw_here(feeder, feeder.error):
-                self._raised = feeder.error
-                raise feeder.error
         iterator = self._elements.iterator
+        assert iterator is not None
         before = time.perf_counter()
         try:
-            if feeder is not None:
-                iterator = self._draw_here()
-            assert iterator is not None
-            self._drawn.extend(islice(iterator, 1))
+            drawn.extend(islice(iterator, 1))
         except KeyboardInterrupt as interrupt:
             self._interrupted_draw = _ended(getattr(iterator, "innermost", iterator), interrupt)
             raise
-        except BaseException as error:
-            self._raised = error
-            raise
+        except BaseException as error:  # noqa: BLE001  at its place, whatever it is
+            drawn.append(Broken(error))
         self._draw_s += (time.perf_counter() - before - self._draw_s) * 0.2
-        if self._drawn:
-            return True
-        if self._interrupted_draw:
-            self._raised = MploaderError(
+        if not drawn and self._interrupted_draw:
+            self._interrupted_draw = False
+            ended = MploaderError(
                 f"the source's generator was ended by Ctrl-C at index {self.next_seq - self.base}, it cannot go on; "
                 "iterate the loader anew"
             )
-            raise self._raised
-        self.is_exhausted = True
-        return False
+            drawn.append(Broken(ended))
+        self.is_exhausted = not drawn
+        return bool(drawn)
 
-    def _must_draw_here(self, feeder: Feeder, error: BaseException) -> bool:
+    def _must_draw_here(self, feeder: Feeder, first: object) -> bool:
         """Whether a feeder failed because it is another thread, and the source can be begun again in this one."""
-        if not _speaks_of_threads(error):
+        if type(first) is not Broken or not _speaks_of_threads(first.error):
             return False
         if feeder.n_drawn or self._elements.reopen is None:
-            BaseException.add_note(error, _BOUND)
+            BaseException.add_note(first.error, _BOUND)
             return False
         return True
 
-    def _draw_here(self) -> Iterator[Any]:
+    def _draw_here(self) -> None:
         """Open the source anew, in this thread; from now on it is drawn here, in the next epochs too."""
         assert self._elements.reopen is not None
-        iterator = self._elements.reopen()
-        self._elements = self._elements._replace(iterator=iterator)
+        self._elements = self._elements._replace(iterator=self._elements.reopen())
         self._is_bound = True
         self._feeder = None
-        return iterator
 
 
 class _Writer:

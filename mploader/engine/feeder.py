@@ -20,7 +20,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from mploader.platform import Wakeup
 
@@ -29,13 +29,19 @@ LET_GO_TIMEOUT_S = 0.5  # a draw that takes longer is not waited for when its ep
 _END = object()
 
 
+class Broken(NamedTuple):
+    """Takes the place of an element where the source raised."""
+
+    error: BaseException
+
+
 class Feeder:
     """Draws from one iterator, in one epoch.
 
     Attributes:
       epoch: the one it draws for.
-      drawn: what ``write`` made of the elements, in their order; the thread appends, the consumer takes.
-      is_over: nothing comes behind what is in ``drawn``: the source has ended, or raised ``error``.
+      drawn: what ``write`` made of the elements, and `Broken`, in their order; the thread appends, the consumer takes.
+      is_over: nothing comes behind what is in ``drawn``: the source has ended.
       n_drawn: elements drawn so far, taken ones included.
       draw_s: what drawing one takes, the recent mean.
     """
@@ -61,7 +67,6 @@ class Feeder:
         self.epoch = epoch
         self.drawn: deque[Any] = deque()
         self.is_over = False
-        self.error: BaseException | None = None
         self.n_drawn = 0
         self.draw_s = 0.0
         self._iterator: Iterator[Any] | None = iterator
@@ -109,7 +114,9 @@ class Feeder:
     def _forget_drawn(self) -> None:
         with contextlib.suppress(IndexError):
             while True:
-                self._forget(self.drawn.popleft())
+                made = self.drawn.popleft()
+                if type(made) is not Broken:
+                    self._forget(made)
 
     # -- the thread's side -------------------------------------------------------------------------
 
@@ -131,9 +138,9 @@ class Feeder:
                 self.n_drawn += 1
                 self.draw_s += (time.monotonic() - since - self.draw_s) * 0.2
         except BaseException as error:  # noqa: BLE001  whatever it is, the consumer raises it at its place
-            element = _END
+            element = None if isinstance(error, Exception) else _END
             trace = error.__traceback__
-            self.error = error.with_traceback(trace and trace.tb_next)  # our frame would keep all this alive
+            self.drawn.append(Broken(error.with_traceback(trace and trace.tb_next)))  # our frame keeps all this alive
         if element is _END:
             self._iterator = None
             self.is_over = True

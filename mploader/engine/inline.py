@@ -147,7 +147,6 @@ class InlineStream:
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001  whatever the source raises is raised at its place
-                self._exhausted = True
                 self.errors += 1
                 info = TaskInfo(index=index, seq=seq, epoch=epoch)
                 return Delivery(epoch, seq, None, blame.raised(error, info, what="the source"), False, index, True)

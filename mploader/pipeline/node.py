@@ -246,7 +246,7 @@ class Node:
         bound.reseeds = reseeds
         many = len(self.children) > 1
         bound.children = tuple(
-            child.bind(runtime, seed, reseeds=reseeds, branch=(*branch, number) if many else branch)
+            child.bind(self._lend(runtime), seed, reseeds=reseeds, branch=(*branch, number) if many else branch)
             for number, child in enumerate(self.children)
         )
         below = tuple(chain.from_iterable(child.cuts for child in bound.children))
@@ -259,6 +259,10 @@ class Node:
             bound.sealed = bound.cuts
             bound.key = rng.derive(seed, self._height(), *branch, *bound.sealed)
         return bound
+
+    def _lend(self, runtime: Runtime) -> Runtime:
+        """What a child knows of its process: the same, unless it runs by itself."""
+        return runtime
 
     def _height(self) -> int:
         """Steps above the nearest fork or leaf: what is added on top of a pipeline changes no key below.

@@ -25,7 +25,7 @@ from mploader.pipeline.access import Batch, Repeat, Slice, Source
 from mploader.pipeline.chain import Chain, Failure, Judge, Mark, keep
 from mploader.pipeline.elements import Collate, Enumerate
 from mploader.pipeline.fetch import short_repr
-from mploader.pipeline.node import Node, Outputs
+from mploader.pipeline.node import Node, Outputs, Raised
 from mploader.pipeline.program import Program
 from mploader.pipeline.seeds import Seeds
 from mploader.pipeline.steps import Every, Group, Skip, Take
@@ -55,6 +55,7 @@ class Draws:
         self._drawn: deque[tuple[Any]] = deque()
         self._boundary: tuple[int, int, int] | None = None  # pass to begin; inputs pushed, and the draw, before it
         self._done = self._has_drawn = False
+        self._is_broken = False  # the source has raised: the epoch ends with what was drawn
         self.ends: dict[int, int] = {}
         self.innermost: Iterator[Any] = plan.open(turn, 0)
         for _ in range(n_past):
@@ -66,22 +67,31 @@ class Draws:
 
     def __next__(self) -> Any:
         while True:
-            if self._boundary is not None:
-                self._begin_pass(*self._boundary)
-            found = self._chain.output(self._number)
-            if found is not None:
-                self._number += 1
-                return found[0]
-            if self._done or self._chain.is_over:
-                raise StopIteration
+            if self._boundary is None:
+                found = self._chain.output(self._number)
+                if found is not None:
+                    self._number += 1
+                    return found[0]
+                if self._done or self._chain.is_over:
+                    raise StopIteration
             try:
-                self._advance()
-            except Exception:
+                if self._boundary is not None:
+                    self._begin_pass(*self._boundary)
+                else:
+                    self._advance()
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
                 self._n_errors += 1
+                self._boundary, self._is_broken = None, True
                 raise
 
     def _advance(self) -> None:
         drawn, chain = self._drawn, self._chain
+        if self._is_broken:
+            chain.finish()
+            self._done = True
+            return
         if not drawn:
             try:
                 drawn.extend(islice(zip(self.innermost), 1))  # one C call: an interrupt cannot lose it
@@ -368,7 +378,11 @@ class Items:
         except Exception:
             self._push((), turn)
             raise
-        self._push(result if plan.program.many else (result,), turn)
+        if not plan.program.many:
+            result = (result,)
+        elif any(type(part) is Raised for part in result):
+            result = [Failure(part.error) if type(part) is Raised else part for part in result]
+        self._push(result, turn)
 
     def _push(self, outputs: Outputs, turn: int) -> None:
         self._chain.push(outputs, turn=turn)

@@ -13,7 +13,7 @@ from mploader.pipeline import rng
 from mploader.pipeline.chain import Failure
 from mploader.pipeline.choice import Choice
 from mploader.pipeline.inline import Borrowing
-from mploader.pipeline.node import ENDLESS, Node
+from mploader.pipeline.node import ENDLESS, Node, Runtime
 from mploader.pipeline.plan import Items, Plan
 from mploader.pipeline.sources import Streamed
 
@@ -55,6 +55,9 @@ class Merged(Drawn):
 
     Its passes are iterators of their own class, no generators: an element that raises does not end them.
     """
+
+    def _lend(self, runtime: Runtime) -> Runtime:
+        return Runtime()  # each child is a plan of its own, with generators of its own
 
     def _open(self, turn: int) -> list[Iterator[Any]]:
         plans = [Plan(child) for child in self.children]

@@ -134,7 +134,10 @@ def test_break_while_the_source_waits(forkserver: Engine, feed: Feed) -> None:
         assert next(iter(loader)) == 0
         assert feed.waits.wait(DEADLINE_S)
         (old,) = feeders()
+        waiters = feed.queue.not_empty._waiters  # type: ignore[attr-defined]
+        until(lambda: len(waiters) == 1, "for its thread to wait")
         iterator = iter(loader)  # is not held up
+        until(lambda: len(waiters) == 2, "for the next epoch's thread to wait behind it")
         assert old.is_alive()
         feed.put(1)  # to who waited first
         old.join(DEADLINE_S)

@@ -42,6 +42,11 @@ class Augment:
         )
 
 
+def told(items: Any) -> list[Any]:
+    """`collect`, with the types of errors."""
+    return [type(item) if isinstance(item, Exception) else item for item in collect(items)]
+
+
 def draw(x: Any, rng: np.random.Generator) -> tuple[Any, int]:
     return x, int(rng.integers(1 << 60))
 
@@ -167,6 +172,81 @@ def test_one_of_several_outputs_fails(quick: Engine) -> None:
     assert items[:4] + items[5:] == [0, 1, 2, 3, 5, 6, 7, 8]
     assert isinstance(items[4], KeyError)
     assert any("in map(" in note and "for source[1]" in note for note in items[4].__notes__)
+
+
+def test_one_of_several_outputs_fails_inline_and_in_a_merge(quick: Engine) -> None:
+    """A loop over the pipeline, and a pipeline that it is merged into, meet the error at the same place."""
+
+    def pair(x: int) -> list[int]:
+        return [x, -x]
+
+    def inverse(x: int) -> float:
+        return 1 / (x - 2)
+
+    pipe = Pipeline.from_sequence([1, 2, 3]).flat_map(pair).map(inverse)
+    expected = [-1.0, -1 / 3, ZeroDivisionError, -0.25, 1.0, -0.2]
+    assert told(pipe) == expected
+    batched = [ZeroDivisionError, [-1.0, -1 / 3, -0.25, 1.0], [-0.2]]
+    assert told(pipe.batch(4, collate_fn=list)) == batched
+    with quick.loader(pipe.batch(4, collate_fn=list)) as loader:
+        assert told(loader) == batched
+    for on_error, values in [("raise", expected), ("skip", [x for x in expected if x is not ZeroDivisionError])]:
+        with quick.loader(Pipeline.concat(pipe, [100]), on_error=on_error) as loader:
+            assert told(loader) == [*values, 100]
+
+
+class Jitter:
+    """An augmentation with a generator of its own."""
+
+    def __init__(self) -> None:
+        self.random = random.Random(0)
+
+    def __call__(self, x: Any) -> tuple[Any, int]:
+        return x, self.random.randrange(1 << 30)
+
+
+def test_generators_inside_objects_of_a_merge(quick: Engine) -> None:
+    """In each part of a merge, and above it, they are seeded for each element: again the same, also when resumed."""
+
+    def build() -> Pipeline[Any]:
+        stream = Pipeline.from_generator(lambda: iter(range(4))).filter(kept).batch(2, collate_fn=list).map(Jitter())
+        parts = Pipeline.concat(stream, Pipeline.from_sequence(range(2)).map(Jitter()))
+        return parts.filter(kept).batch(2, collate_fn=list).map(Jitter()).seed(7)
+
+    pipe = build()
+    expected = list(pipe)
+    assert list(pipe) == expected
+    with quick.loader(build()) as loader:
+        assert list(loader) == expected
+        loader.set_epoch(0)
+        iterator = iter(loader)
+        assert next(iterator) == expected[0]
+        state = loader.state_dict()
+    with quick.loader(build()) as resumed:
+        resumed.load_state_dict(state)
+        assert list(resumed) == expected[1:]
+
+
+def test_what_was_drawn_before_a_source_raised(quick: Engine) -> None:
+    """Elements that a batch or a buffer held when the source raised are delivered, in a loop and by a Loader alike."""
+
+    def source() -> Iterator[int]:
+        yield from range(5)
+        raise KeyError("source")
+
+    stream = Pipeline.from_generator(source)
+    batches = [[0, 1, 2], KeyError, [3, 4]]
+    for pipe, expected in [
+        (stream.batch(3, collate_fn=list), batches),
+        (stream.filter(kept).batch(3, collate_fn=list), batches),
+        (stream.repeat(2), [0, 1, 2, 3, 4, KeyError]),
+        (stream.shuffle(1, buffer=9), None),
+    ]:
+        inline = told(pipe)
+        assert inline == (expected or inline)
+        assert len(inline) == len(expected or range(6))
+        with quick.loader(pipe) as loader:
+            assert told(loader) == inline
 
 
 def test_an_error_names_its_own_stage(quick: Engine) -> None:
