@@ -47,7 +47,11 @@ class Cached(Node):
         found, value = self.cache.get(i)
         if not found:
             value = get_part(self.child, i, i, 0)
-            self.cache.put(i, value)
+            try:
+                self.cache.put(i, value)
+            except Exception as error:
+                error.add_note(f"{self.child.label} made what {self.label} is to keep: place it behind, or change that")
+                raise
         runtime = self.runtime
         runtime.place, runtime.element = i, UNKNOWN
         if self.reseeds and runtime.seeds is not None:  # what follows draws the same, found or not

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from mploader.pipeline.fetch import short_repr
+
 LISTS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int"}
 REQUIRED = object()
 
@@ -59,6 +61,8 @@ def compile_specs(features: Mapping[str, object]) -> dict[str, Spec]:
     Raises:
       TypeError: names the feature, and what is wrong with what is asked.
     """
+    if not isinstance(features, Mapping):
+        raise TypeError(f"features are given by name, {{'label': int}}, not as {short_repr(features)}")
     items = tuple(features.items())
     try:
         return _compile_once(items)

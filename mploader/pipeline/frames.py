@@ -58,7 +58,7 @@ class Rows(Sequence[dict[Any, Any]]):
             ``{column: function}``, and then a single ``directory`` holds for those.
 
         Raises:
-          TypeError: no DataFrame, or a path that is no text.
+          TypeError: no DataFrame, a path that is no text, or a ``load`` that is no function.
           ValueError: a column that is not there, or paths of which nothing says in which of several columns they are.
 
         >>> import pandas as pd
@@ -79,6 +79,9 @@ class Rows(Sequence[dict[Any, Any]]):
                 _check_labels(list(given), self.columns, f"{name} names", "the chosen columns")
         self._folders = _by_column(directory, paths)
         self._loads = _by_column(load, paths)
+        for function in self._loads.values():
+            if not callable(function):
+                raise TypeError(f"load makes the sample of a path: a function, not {short_repr(function)}")
         self._values = [(label, column_of(df[label])) for label in self.columns]
         self._length = len(df)
         for label, column in self._values:

@@ -35,6 +35,7 @@ BLOCK_BYTES = 128 << 10  # what is made of it stays in the second cache, and bel
 NARROW_BYTES = 2**32  # all files smaller: 4 bytes a line instead of 8
 MAX_OPEN = 64  # descriptors a process, of the 1,024 that it usually may have
 _NEWLINE = ord("\n")
+_GZIP = b"\x1f\x8b\x08"
 _BOM = codecs.BOM_UTF8
 
 Files = str | PathLike[str] | Iterable[str | PathLike[str]]
@@ -110,7 +111,7 @@ class Lines(Sequence[Any]):
         nbytes = int(self._ends[number]) - start
         file = self._open(which)  # held while it is read
         line = os.pread(file.fd, nbytes, start)
-        if len(line) < nbytes:
+        if len(line) < nbytes or os.fstat(file.fd).st_mtime_ns != file.state.mtime_ns:
             raise _changed(self.files[which])
         return _decode(line.removesuffix(b"\r"), self._codec, self.files[which], number - first)
 
@@ -177,7 +178,7 @@ class LineStream:
 
 
 def open_lines(files: Files, encoding: str | None = "utf-8") -> Lines | LineStream:
-    r"""Lines by number where all files are plain; a stream if one's name ends in ``.gz``.
+    r"""Lines by number where all files are plain; a stream if one is compressed by gzip.
 
     Raises:
       OSError: a file cannot be read; FileNotFoundError if it is not there.
@@ -189,6 +190,8 @@ def open_lines(files: Files, encoding: str | None = "utf-8") -> Lines | LineStre
     <Lines: 0 of 2 files>
     """
     paths = _paths(files)
+    for path in paths:
+        _size(path)
     return LineStream(paths, encoding) if any(map(_is_gzip, paths)) else Lines(paths, encoding)
 
 
@@ -321,6 +324,8 @@ def _check_encoding(encoding: str | None) -> tuple[str | None, bool]:
 
 
 def _paths(files: Files) -> list[str]:
+    if isinstance(files, bytes) or not isinstance(files, str | PathLike | Iterable):
+        raise TypeError(f"files are given by their paths, a str or a path object, one or several, not by {files!r}")
     given = [files] if isinstance(files, str | PathLike) else list(files)
     if not given:
         raise ValueError("no files: give at least one path")
@@ -332,4 +337,8 @@ def _paths(files: Files) -> list[str]:
 
 
 def _is_gzip(path: str) -> bool:
-    return path.lower().endswith(".gz")
+    """By its name, or by what is in it: no text begins like that."""
+    if path.lower().endswith(".gz"):
+        return True
+    file = _File(path)
+    return os.pread(file.fd, len(_GZIP), 0) == _GZIP

@@ -70,8 +70,12 @@ class Origin:
         return cls._indexed(Slices(struct), "from_slices")
 
     @classmethod
-    def from_generator(cls, function: Callable[[], Iterable[Any]]) -> Pipeline[Any]:
+    def from_generator(cls, function: Callable[..., Iterable[Any]]) -> Pipeline[Any]:
         """A stream: what ``function()`` yields, called for each pass, drawn in the process that consumes.
+
+        A parameter named ``rng`` is given a `numpy.random.Generator` of that pass: with a seed the same elements come
+        again. What a function draws from ``random`` or ``numpy.random`` is not seeded: it runs beside your own code,
+        which may draw from them too.
 
         Raises:
           TypeError: not a function without required arguments.

@@ -26,7 +26,7 @@ from mploader.pipeline.elements import Collate, Enumerate, Filter, FlatMap, Map,
 from mploader.pipeline.explain import explain, one_line
 from mploader.pipeline.fetch import short_repr
 from mploader.pipeline.inline import Inline
-from mploader.pipeline.node import ENDLESS, Node, Runtime, Seeded
+from mploader.pipeline.node import ENDLESS, Node, Runtime, Seeded, function_name
 from mploader.pipeline.origin import Origin
 from mploader.pipeline.padding import pad_stack
 from mploader.pipeline.slices import Slices
@@ -90,8 +90,8 @@ class Pipeline(Origin, Generic[T_co]):
         """``size`` elements at a time, made one object by ``collate_fn`` (`mploader.stack`; `list` keeps a list)."""
         size = integer("batch", "size", size, least=1)
         collate = plain_function("batch", "collate_fn", collate_fn)
-        shown = f"batch({size}{', drop_last=True' * drop_last})"
-        return self._with(Batch(self._node, size, collate, drop_last=bool(drop_last), label=shown))
+        options = {} if collate is stack else {"collate_fn": function_name(collate)}
+        return self._batch("batch", size, collate, options, drop_last=bool(drop_last))
 
     def padded_batch(self, size: int, *, drop_last: bool = False, **padding: Any) -> Pipeline[Any]:
         """Batches of arrays of different shapes, filled up to the largest; ``padding`` as for `mploader.pad_stack`."""
@@ -108,8 +108,10 @@ class Pipeline(Origin, Generic[T_co]):
             raise TypeError(
                 f"padded_batch's pad_to is a shape such as (224, None), by key or for all, not {short_repr(pad_to)}"
             )
+        size = integer("padded_batch", "size", size, least=1)
         collate = functools.partial(pad_stack, **padding) if padding else pad_stack
-        return self.batch(size, drop_last=drop_last, collate_fn=collate)
+        options = {name: short_repr(padding[name]) for name in sorted(padding)}
+        return self._batch("padded_batch", size, collate, options, drop_last=bool(drop_last))
 
     def bucket_by_length(
         self,
@@ -309,9 +311,8 @@ class Pipeline(Origin, Generic[T_co]):
         store = open_cache(self._node, path, limit_bytes, version=version)
         return self._with(Cached(self._node, store, is_frozen=culprit is not None))
 
-    # -- several pipelines -------------------------------------------------------------------------
+    # -- several pipelines: of the class, `Pipeline.concat(a, b)`, and as methods, `a.concat(b)` ------
 
-    @staticmethod
     def zip(*pipelines: Any) -> Pipeline[tuple[Any, ...]]:
         """Tuples of their elements; as long as the shortest."""
         nodes = _nodes("zip", pipelines)
@@ -319,7 +320,6 @@ class Pipeline(Origin, Generic[T_co]):
             return cast("Pipeline[tuple[Any, ...]]", Pipeline.of(nodes[0]).map(_one_tuple))
         return Pipeline.of(ZipDrawn(*nodes) if _has_stream(nodes) else Zip(*nodes))
 
-    @staticmethod
     def concat(*pipelines: Any) -> Pipeline[Any]:
         """One after the other."""
         nodes = _nodes("concat", pipelines)
@@ -327,8 +327,9 @@ class Pipeline(Origin, Generic[T_co]):
             return Pipeline.of(nodes[0])
         return Pipeline.of(ConcatDrawn(*nodes) if _has_stream(nodes) else Concat(*nodes))
 
-    @staticmethod
-    def interleave(pipelines: Sequence[Any], cycle_length: int | None = None, block_length: int = 1) -> Pipeline[Any]:
+    def interleave(  # type: ignore[misc]  # not static: `a.interleave([b])`, which leaves out a, is refused
+        pipelines: Sequence[Any], cycle_length: int | None = None, block_length: int = 1
+    ) -> Pipeline[Any]:
         """``block_length`` elements of each of ``cycle_length`` pipelines (default: of all) in turn.
 
         One that ends makes room for the next, as in tf.data.
@@ -340,8 +341,7 @@ class Pipeline(Origin, Generic[T_co]):
             return Pipeline.of(nodes[0])
         return Pipeline.of((InterleavedDrawn if _has_stream(nodes) else Interleaved)(nodes, cycle, block))
 
-    @staticmethod
-    def sample_from(
+    def sample_from(  # type: ignore[misc]
         pipelines: Sequence[Any], weights: Sequence[float] | None = None, *, seed: int | None = None
     ) -> Pipeline[Any]:
         """Elements of several pipelines mixed by weight; ends where the one to draw from has no more.
@@ -438,6 +438,14 @@ class Pipeline(Origin, Generic[T_co]):
 
     # -- inside ------------------------------------------------------------------------------------
 
+    def _batch(
+        self, name: str, size: int, collate: Callable[[list[Any]], Any], options: dict[str, str], *, drop_last: bool
+    ) -> Pipeline[Any]:
+        if drop_last:
+            options = {**options, "drop_last": "True"}
+        label = f"{name}({', '.join([str(size), *(f'{key}={value}' for key, value in options.items())])})"
+        return self._with(Batch(self._node, size, collate, drop_last=drop_last, label=label))
+
     def _with(self, node: Node) -> Pipeline[Any]:
         return Pipeline(_measured(node), seed=self._seed, drawn_seed=self._drawn_seed, epoch=self._epoch)
 
@@ -488,7 +496,7 @@ def _measured(node: Node) -> Node:
 
 def _nodes(what: str, pipelines: Sequence[Any]) -> list[Node]:
     if isinstance(pipelines, Pipeline | Mapping) or not isinstance(pipelines, Sequence):
-        raise TypeError(f"{what} takes several pipelines, not {short_repr(pipelines)}")
+        raise TypeError(f"{what} takes a list of pipelines, Pipeline.{what}([a, b]), not {short_repr(pipelines)}")
     if not pipelines:
         raise ValueError(f"{what} needs at least one pipeline")
     nodes = []

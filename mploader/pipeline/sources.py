@@ -31,6 +31,7 @@ from os import PathLike
 from typing import Any, cast
 
 from mploader.pipeline import fetch
+from mploader.pipeline import rng as randomness
 from mploader.pipeline.fetch import short_repr
 
 
@@ -67,17 +68,26 @@ class Streamed:
     one_shot: bool = False
     called: bool = False
 
-    def open(self) -> Iterator[Any]:
+    @property
+    def takes_rng(self) -> bool:
+        """Whether it is a function with a parameter named ``rng``."""
+        return self.called and randomness.takes_rng(cast(Callable[..., object], self.source))
+
+    def open(self, rng: Any = None) -> Iterator[Any]:
         """Start one pass. What the source raises, here or at ``next()``, comes through as it is.
 
         What a function returns is read by the rules for a source, so that ``lambda: frame`` gives rows.
+
+        Args:
+          rng: the `numpy.random.Generator` for a function that takes one.
 
         Raises:
           TypeError: the function returned what is no source.
         """
         if not self.called:
             return iter(cast(Any, self.source))
-        made = cast(Callable[[], object], self.source)()
+        make = cast(Callable[..., object], self.source)
+        made = make() if rng is None else make(rng=rng)
         try:
             kind = resolve(made)
         except TypeError as error:
@@ -352,7 +362,7 @@ def _required_parameters(function: Callable[..., object]) -> list[str]:
     except (TypeError, ValueError):  # a builtin that does not tell
         return []
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [p.name for p in parameters if p.default is p.empty and p.kind not in optional]
+    return [p.name for p in parameters if p.default is p.empty and p.kind not in optional and p.name != "rng"]
 
 
 def _owner(source: object, attribute: str) -> type | None:

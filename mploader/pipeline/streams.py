@@ -35,9 +35,10 @@ class Generated(Drawn):
         super().__init__()
         self.source = source
         self.name = name  # type: ignore[misc]
+        self.takes_rng = source.takes_rng
 
     def draw(self, turn: int) -> Iterator[Any]:
-        return self.source.open()
+        return self.source.open(rng.generator(rng.derive(self.key, turn)) if self.takes_rng else None)
 
     def is_bound(self, innermost: Iterator[Any]) -> bool:
         return self.source.is_bound(innermost)

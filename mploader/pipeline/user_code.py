@@ -5,6 +5,7 @@ Must never know: what is done with the answer. Runs in: consumer.
 
 from __future__ import annotations
 
+import dis
 import functools
 import os
 import sys
@@ -13,6 +14,7 @@ import types
 from typing import Any
 
 _PLACES = ("stdlib", "platstdlib", "purelib", "platlib")
+_LOADS = {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"}
 _LIBRARIES = tuple({os.path.join(path, "") for name in _PLACES if (path := sysconfig.get_path(name))})
 
 
@@ -40,14 +42,17 @@ def version(module: str) -> str:
 
 
 def globals_read(function: types.FunctionType) -> list[tuple[str, Any]]:
-    """The globals that a function's code, and that of functions inside it, names; of the user's modules, their members.
+    """The globals that a function's code, and that of functions inside it, reads; of the user's modules, their members.
 
-    By names alone, so a member of a module may be found that is none of the function's. That costs a look, no more.
+    Members by their names alone, so one may be found that is none of the function's. That costs a look, no more.
     """
     names: dict[str, None] = {}
+    attributes: dict[str, None] = {}
     waiting = [function.__code__]
     for code in waiting:
-        names.update(dict.fromkeys(code.co_names))
+        loads = (read.argval for read in dis.get_instructions(code) if read.opname in _LOADS)
+        names.update(dict.fromkeys(loads))
+        attributes.update(dict.fromkeys(code.co_names))
         waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
     found = [(name, function.__globals__[name]) for name in names if name in function.__globals__]
     seen = set()
@@ -55,5 +60,5 @@ def globals_read(function: types.FunctionType) -> list[tuple[str, Any]]:
         is_own = isinstance(value, types.ModuleType) and not is_library_module(value.__name__)
         if is_own and id(value) not in seen:
             seen.add(id(value))
-            found += [(f"{path}.{name}", vars(value)[name]) for name in names if name in vars(value)]
+            found += [(f"{path}.{name}", vars(value)[name]) for name in attributes if name in vars(value)]
     return found

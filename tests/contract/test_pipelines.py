@@ -283,6 +283,28 @@ def test_errors_behind_the_workers(quick: Engine) -> None:
         assert list(loader) == [6, 15]
 
 
+def shuffled(rng: np.random.Generator) -> Iterator[int]:
+    """A generator function as data loaders of old have it."""
+    yield from rng.permutation(8).tolist()
+
+
+def test_a_generator_function_with_rng(quick: Engine) -> None:
+    """It draws the same for the same seed and pass: inline, in a Loader, in its next epoch, and where it is resumed."""
+    pipe = Pipeline.from_generator(shuffled).seed(3)
+    first, second = list(pipe), list(pipe.at_epoch(1))
+    assert sorted(first) == sorted(second) == list(range(8))
+    assert first != second
+    with quick.loader(pipe) as loader:
+        assert [list(loader), list(loader)] == [first, second]
+        loader.set_epoch(0)
+        iterator = iter(loader)
+        assert [next(iterator) for _ in range(3)] == first[:3]
+        state = loader.state_dict()
+    with quick.loader(Pipeline.from_generator(shuffled).seed(3)) as resumed:
+        resumed.load_state_dict(state)
+        assert list(resumed) == first[3:]
+
+
 def test_take_ends_what_is_endless(quick: Engine) -> None:
     """The epoch is over when nothing can come any more, and so is the next one."""
     pipe = Pipeline.from_sequence(range(5)).repeat().filter(lambda x: x % 2).take(3)
@@ -531,6 +553,8 @@ NEARLY_ALIKE: dict[str, Callable[[bool], Pipeline[Any]]] = {
     "a buffer that stays": lambda two: Pipeline.from_sequence(range(23)).shuffle(3, buffer=5, reshuffle=two),
     "sizes of buckets": lambda two: by_length([2, 2 + two]),
     "the last of buckets": lambda two: by_length(2, drop_last=two),
+    "padding": lambda two: Pipeline.from_sequence(range(9)).filter(kept).padded_batch(2, value=two),
+    "collation": lambda two: Pipeline.from_sequence(range(9)).filter(kept).batch(2, collate_fn=[list, tuple][two]),
     "a mixture's seed": lambda two: mixed(1 + two),
     "a part's seed": lambda two: Pipeline.zip(Pipeline.from_sequence(range(9)).shuffle().seed(1 + two), range(9)),
     "parts swapped": lambda two: Pipeline.concat(*[range(5), range(10)][:: -1 if two else 1]),

@@ -326,6 +326,22 @@ def test_fingerprint_of_needs_a_callable() -> None:
         fingerprint_of(5)  # type: ignore[arg-type]
 
 
+start = 0.0  # has the name of an attribute below
+
+
+def reads_an_attribute(x: Any) -> Any:
+    """Looks at ``x.start``, and not at the global of that name."""
+    return x.start
+
+
+def test_an_attribute_is_no_global(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A global that merely has the name of an attribute changes nothing, whatever it is."""
+    before = fingerprint_of(reads_an_attribute)
+    for value in (1.5, (i for i in range(3))):
+        monkeypatch.setitem(globals(), "start", value)
+        assert fingerprint_of(reads_an_attribute) == before
+
+
 def test_a_handle_counts_by_its_factory() -> None:
     """Handles of `per_worker` are new objects in each run."""
     assert fingerprint([per_worker(dict)]) == fingerprint([per_worker(dict)]) != fingerprint([per_worker(list)])

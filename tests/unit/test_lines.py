@@ -300,3 +300,29 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="is no file but a pipe or device"):
         Lines(tmp_path / "pipe")
+
+
+def test_changed_while_it_is_open(tmp_path: Path) -> None:
+    """A file that is written anew, while it is open for reading, is an error too, never another line."""
+    path = tmp_path / "some.txt"
+    path.write_text("a\nb\nc\n")
+    lines = Lines(path)
+    assert lines[0] == "a"
+    path.write_text("first\nsecond\nthird\n")
+    os.utime(path, ns=(0, 12345))  # the clock of a file system may be slow
+    with pytest.raises(RuntimeError, match="changed"):
+        lines[1]
+
+
+def test_gzip_is_told_by_what_is_in_it(tmp_path: Path) -> None:
+    """A compressed file without the name of one is a stream of its lines, not nonsense."""
+    path = tmp_path / "lines.txt"
+    path.write_bytes(gzip.compress(b"one\ntwo\n"))
+    assert list(open_lines(path)) == ["one", "two"]
+
+
+@pytest.mark.parametrize("files", [3, b"x"])
+def test_files_are_given_by_their_paths(files: Any) -> None:
+    """Neither a number nor bytes, which would be read as a list of numbers."""
+    with pytest.raises(TypeError, match="files are given by their paths"):
+        open_lines(files)

@@ -461,3 +461,10 @@ def test_sources_are_told_the_epoch_without_a_loader_too() -> None:
         for epoch in (1, 0):
             at = pipe.at_epoch(epoch)
             assert [at[i] for i in range(3)] == list(at) == epochs[epoch]
+
+
+def test_zip_and_concat_are_methods_too() -> None:
+    """``a.concat(b)`` and ``a.zip(b)`` begin with a, as written."""
+    a, b = Pipeline.from_sequence([1, 2, 3]), Pipeline.from_sequence([4, 5])
+    assert list(a.concat(b)) == list(Pipeline.concat(a, b)) == [1, 2, 3, 4, 5]
+    assert list(a.zip(b)) == list(Pipeline.zip(a, b)) == [(1, 4), (2, 5)]

@@ -11,6 +11,7 @@ import pytest
 from mploader import Loader, Pipeline
 
 NUMBERS: Any = Pipeline.from_sequence(range(10))
+UNTYPED: Any = NUMBERS
 PIPELINE: Any = Pipeline  # as a user without a type checker sees it
 
 
@@ -107,7 +108,9 @@ FILTERED: Any = NUMBERS.filter(bool)
         (lambda: PIPELINE.from_generator([1]), TypeError, "from_generator takes a function"),
         (lambda: Pipeline.from_slices({"x": [1], "y": [1, 2]}), ValueError, "'y'"),
         (lambda: Pipeline.zip(), ValueError, "zip needs at least one"),
-        (lambda: PIPELINE.interleave(NUMBERS), TypeError, "interleave takes several pipelines"),
+        (lambda: PIPELINE.interleave(NUMBERS), TypeError, "interleave takes a list of pipelines"),
+        (lambda: UNTYPED.interleave([NUMBERS]), TypeError, r"Pipeline.interleave\(\[a, b\]\)"),
+        (lambda: UNTYPED.sample_from([NUMBERS]), TypeError, r"Pipeline.sample_from\(\[a, b\]\)"),
         (lambda: Pipeline.sample_from([NUMBERS], [-1.0]), ValueError, "weights must be 1 numbers of 0 or more"),
         (lambda: NUMBERS.shuffle().cache(), ValueError, "is random.*place it behind the cache"),
         (lambda: PIPELINE(5), TypeError, "begin with Pipeline.from_sequence"),
@@ -172,14 +175,17 @@ def test_explain_says_where_each_stage_runs() -> None:
     lines = pipe.explain().splitlines()
     assert lines[0] == "nobody knows how many elements a pass"
     assert [line.split("  ")[0] for line in lines[1:]] == [
-        *("from_sequence(range)", "shuffle(seed=1)", "map(str)", "filter(bool)", "batch(2)")
+        *("from_sequence(range)", "shuffle(seed=1)", "map(str)", "filter(bool)", "batch(2, collate_fn=list)")
     ]
     assert [line.split("  ")[-1].strip() for line in lines[1:]] == [
         *("in the workers", "arithmetic on the index", "in the workers", "in the workers", "behind: in this process")
     ]
     list(pipe)
     assert "ms an element, 8 so far" in pipe.explain()
-    assert repr(pipe) == "Pipeline(from_sequence(range) > shuffle(seed=1) > map(str) > filter(bool) > batch(2))"
+    assert (
+        repr(pipe)
+        == "Pipeline(from_sequence(range) > shuffle(seed=1) > map(str) > filter(bool) > batch(2, collate_fn=list))"
+    )
 
 
 def test_a_split_of_what_is_shuffled_anew_warns() -> None:
