@@ -57,6 +57,36 @@ def noisy(x: Any, rng: np.random.Generator) -> Any:
     return (x, int(rng.integers(1 << 30)), random.random(), float(np.random.random()))
 
 
+class Jitter:
+    """An augmentation with a generator of its own."""
+
+    def __init__(self) -> None:
+        self.random = random.Random(0)
+
+    def __call__(self, x: Any) -> Any:
+        return (x, self.random.randrange(1 << 30))
+
+
+def fails(x: Any) -> Any:
+    if len(repr(x)) % 4 == 0:
+        raise ValueError(x)
+    return x
+
+
+def told(items: Iterable[Any], limit: int = 1 << 30) -> list[Any]:
+    """What an iterator gives, up to ``limit`` items, with an error's type in its place."""
+    iterator = iter(items)
+    found: list[Any] = []
+    while len(found) < limit:
+        try:
+            found.append(next(iterator))
+        except StopIteration:
+            break
+        except Exception as error:  # noqa: BLE001  whatever it is
+            found.append(type(error))
+    return found
+
+
 def batches(model: list[Any], size: int, *, drop_last: bool = False) -> list[list[Any]]:
     found = [model[i : i + size] for i in range(0, len(model), size)]
     return [batch for batch in found if len(batch) == size or not drop_last]
@@ -146,7 +176,8 @@ def random_pipelines(draw: st.DrawFn) -> Case:
     for _ in range(draw(st.integers(1, 4))):
         if len(case.model) > 200:
             break
-        way = draw(st.sampled_from(["shuffle", "buffer", "noisy", "step", "mix", "interleave"]))
+        ways = ["shuffle", "buffer", "noisy", "jitter", "fails", "unbatch", "split", "step", "mix", "interleave", "concat"]
+        way = draw(st.sampled_from(ways))
         pipe = case.pipe
         if way == "shuffle" and case.is_indexable:
             case = case.then("shuffle", pipe.shuffle(), case.model)
@@ -155,11 +186,25 @@ def random_pipelines(draw: st.DrawFn) -> Case:
             case = case.then(f"shuffle(buffer={size})", pipe.shuffle(buffer=size), case.model, is_indexable=False)
         elif way == "noisy":
             case = case.then("noisy", pipe.map(noisy), case.model)
-        elif way in ("mix", "interleave"):
+        elif way == "jitter":
+            case = case.then("jitter", pipe.map(Jitter()), case.model)
+        elif way == "fails":
+            case = case.then("fails", pipe.map(fails), case.model)
+        elif way == "unbatch":
+            case = case.then("unbatch", pipe.batch(3, collate_fn=list).unbatch(), case.model, is_indexable=False)
+        elif way == "split" and case.is_indexable:
+            case = case.then("split", pipe.split([0.6, 0.4], seed=5)[draw(st.integers(0, 1))], case.model)
+        elif way in ("mix", "interleave", "concat"):
             other = draw(sources(first=100))
+            for _ in range(draw(st.integers(0, 2))):
+                other = _step(other, draw)
+            if draw(st.booleans()):
+                other = other.then("jitter", other.pipe.map(Jitter()), other.model)
             both = case.is_indexable and other.is_indexable
             if way == "mix":
                 made = Pipeline.sample_from([pipe, other.pipe], [0.6, 0.4])
+            elif way == "concat":
+                made = pipe.concat(other.pipe)
             else:
                 made = Pipeline.interleave([pipe, other.pipe], 2, draw(st.integers(1, 3)))
             case = Case(made, case.model, f"{way}({case.story}, {other.story})", both, not both)

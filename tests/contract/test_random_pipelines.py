@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
 from mploader import Loader
-from tests.pipelines import Case, random_pipelines
+from tests.pipelines import Case, random_pipelines, told
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*behind shuffle")
 
@@ -19,11 +18,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*behind shuffle")
 def resumed(case: Case, place: int, before: int, after: int) -> list[Any]:
     """An epoch in two loaders: the first delivers ``place`` items."""
     with Loader(case.pipe, num_workers=before, start_method="fork") as loader:
-        head = list(islice(loader, place))
+        head = told(loader, place)
         state = json.loads(json.dumps(loader.state_dict()))
     with Loader(case.pipe, num_workers=after, start_method="fork") as loader:
         loader.load_state_dict(state)
-        return head + list(loader)
+        return head + told(loader)
 
 
 @settings(max_examples=20)
@@ -31,9 +30,9 @@ def resumed(case: Case, place: int, before: int, after: int) -> list[Any]:
 def test_loader_inline_and_resume_agree(case: Case, share: float, workers: tuple[int, int]) -> None:
     """Two epochs of a loader with two workers, and an epoch that was interrupted anywhere, are the pipeline's own."""
     note(case.story)
-    epochs = [list(case.pipe), list(case.pipe.at_epoch(1))]
+    epochs = [told(case.pipe), told(case.pipe.at_epoch(1))]
     with Loader(case.pipe, num_workers=2, start_method="fork") as loader:
-        assert [list(loader), list(loader)] == epochs
+        assert [told(loader), told(loader)] == epochs
     assert resumed(case, round(share * len(epochs[0])), *workers) == epochs[0]
 
 
@@ -42,5 +41,5 @@ def test_loader_inline_and_resume_agree(case: Case, share: float, workers: tuple
 def test_resume_inline(case: Case, share: float) -> None:
     """The same without processes, for many more pipelines."""
     note(case.story)
-    epoch = list(case.pipe)
+    epoch = told(case.pipe)
     assert resumed(case, round(share * len(epoch)), 0, 0) == epoch
