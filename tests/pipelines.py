@@ -176,7 +176,19 @@ def random_pipelines(draw: st.DrawFn) -> Case:
     for _ in range(draw(st.integers(1, 4))):
         if len(case.model) > 200:
             break
-        ways = ["shuffle", "buffer", "noisy", "jitter", "fails", "unbatch", "split", "step", "mix", "interleave", "concat"]
+        ways = [
+            "shuffle",
+            "buffer",
+            "noisy",
+            "jitter",
+            "fails",
+            "unbatch",
+            "split",
+            "step",
+            "mix",
+            "interleave",
+            "concat",
+        ]
         way = draw(st.sampled_from(ways))
         pipe = case.pipe
         if way == "shuffle" and case.is_indexable:

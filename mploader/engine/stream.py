@@ -154,11 +154,12 @@ class Stream:
     def collect_costs(self) -> None:
         """Add what functions have cost in the workers since the last call to what the user's pipeline shows."""
         with self.pool.lock:
-            calls = self._work.program.calls()[:MAX_COSTS]
+            nodes = self._work.program.timed()[:MAX_COSTS]
             for life in list(self.pool.lives.values()):
-                read = self._costs_read.setdefault(life.incarnation, [(0, 0)] * len(calls))
-                for number, (node, before) in enumerate(zip(calls, list(read), strict=False)):
+                read = self._costs_read.setdefault(life.incarnation, [(0, 0)] * len(nodes))
+                for number, (node, before) in enumerate(zip(nodes, list(read), strict=False)):
                     now = read[number] = life.block.cost(number)
+                    assert node.cost is not None
                     node.cost[0] += now[0] - before[0]
                     node.cost[1] += now[1] - before[1]
 

@@ -126,7 +126,7 @@ class Worker:
 
     def _attach(self) -> Runtime:
         work = self._work
-        for number, node in enumerate(work.program.calls()[:MAX_COSTS]):
+        for number, node in enumerate(work.program.timed()[:MAX_COSTS]):
             at = Word.COSTS + 2 * number
             node.cost = self._words[at : at + 2]
         return work.program.attach(Runtime(self._begin_element, self._retries, work.retry_on))

@@ -9,7 +9,10 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
+from time import perf_counter_ns
 from typing import Any
+
+import numpy as np
 
 from mploader.pipeline import rng
 from mploader.pipeline.choice import Choice
@@ -28,6 +31,8 @@ class Source(Node):
         super().__init__()
         self.source = source
         self.name = name  # type: ignore[misc]
+        if not isinstance(source.source, range | list | tuple | np.ndarray):  # these cost less than to look at a clock
+            self.cost = [0, 0]
 
     def measure(self) -> int | None:
         return self.source.length()
@@ -37,11 +42,16 @@ class Source(Node):
         runtime.place, runtime.element = i, UNKNOWN
         if self.reseeds and runtime.seeds is not None:
             runtime.seeds.apply(rng.derive(self.key, turn, draw))
+        cost = self.cost
+        before = perf_counter_ns() if cost is not None else 0
         try:
             element = runtime.element = self.source.fetch(self.source.source, i)
         except BaseException:
             runtime.stage = self
             raise
+        if cost is not None:
+            cost[0] += perf_counter_ns() - before
+            cost[1] += 1
         return element
 
     @property
@@ -273,6 +283,7 @@ class Batch(Node):
         self.size = size
         self.collate_fn = collate_fn
         self.drop_last = drop_last
+        self.cost: list[int] | memoryview[int] = [0, 0]
         self._label = label
 
     def measure(self) -> int | None:
@@ -295,11 +306,15 @@ class Batch(Node):
         samples = runtime.several(child, ((j, j + shift) for j in range(first, min(first + size, child.length))), turn)
         if self.reseeds and runtime.seeds is not None:
             runtime.seeds.apply(rng.derive(self.key, turn, draw))
+        before = perf_counter_ns()
         try:
-            return self.collate_fn(samples)
+            made = self.collate_fn(samples)
         except BaseException:
             runtime.stage = self
             raise
+        self.cost[0] += perf_counter_ns() - before
+        self.cost[1] += 1
+        return made
 
     @property
     def label(self) -> str:

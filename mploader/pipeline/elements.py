@@ -19,20 +19,17 @@ class Calls(Node):
     """A node that calls a function of the user's with an element.
 
     A function with a parameter named ``rng`` gets a `numpy.random.Generator` of that draw.
-
-    Attributes:
-      cost: nanoseconds spent in the function, and calls that returned; one list for all copies in this process, and in
-        a worker two words of memory that the consumer reads.
     """
 
     is_elementwise = True
+    cost: list[int] | memoryview[int]
 
     def __init__(self, child: Node, fn: Callable[..., Any], said: str = "") -> None:
         """``said`` is what a message calls the function; by default as `label`."""
         super().__init__(child)
         self.fn = fn
         self._said = said
-        self.cost: list[int] | memoryview[int] = [0, 0]
+        self.cost = [0, 0]
         reason = rng.not_callable_with_one(fn)
         if reason:
             raise TypeError(f"{self.said} is called with one element, and {reason}")
@@ -171,16 +168,21 @@ class Collate(Node):
     def __init__(self, child: Node, collate_fn: Callable[[list[Any]], Any]) -> None:
         super().__init__(child)
         self.collate_fn = collate_fn
+        self.cost: list[int] | memoryview[int] = [0, 0]
 
     def spread(self, x: Any, draw: int, turn: int) -> Outputs:
         runtime: Runtime = self.runtime
         if self.reseeds and runtime.seeds is not None:
             runtime.seeds.apply(rng.derive(self.key, turn, draw))
+        before = perf_counter_ns()
         try:
-            return (self.collate_fn(x),)
+            made = self.collate_fn(x)
         except BaseException:
             runtime.stage = self
             raise
+        self.cost[0] += perf_counter_ns() - before
+        self.cost[1] += 1
+        return (made,)
 
     @property
     def label(self) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from mploader.pipeline.access import Concat, Interleaved, Mixed, Reorder, Repeat, Zip
-from mploader.pipeline.elements import Calls
 from mploader.pipeline.node import ENDLESS, Node
 from mploader.pipeline.plan import BEFORE, WORKERS, Plan
 from mploader.pipeline.streams import Drawn
@@ -70,7 +69,7 @@ def _place(node: Node, plan: Plan, is_drawn: bool) -> str:
 
 
 def _cost(node: Node) -> str:
-    if not isinstance(node, Calls) or not node.cost[1]:
+    if node.cost is None or not node.cost[1]:
         return ""
     spent_ns, calls = node.cost
     return f"{spent_ns / calls / 1e6:,.3g} ms an element, {calls:,} so far"

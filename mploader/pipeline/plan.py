@@ -293,6 +293,7 @@ def _as_steps(node: Node) -> list[Node]:
     made: list[Node]
     if isinstance(node, Batch):
         collate = Collate(node, node.collate_fn)
+        collate.cost = node.cost
         made = [Group(node, node.size, drop_last=node.drop_last), collate]
     elif isinstance(node, Slice) and isinstance(node.cut, slice) and _is_forward(node.cut):
         start, stop, stride = node.cut.start or 0, node.cut.stop, node.cut.step or 1

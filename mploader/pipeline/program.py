@@ -11,7 +11,6 @@ from itertools import chain
 from typing import Any
 
 from mploader.pipeline import rng
-from mploader.pipeline.elements import Calls
 from mploader.pipeline.node import Node, Outputs, Raised, Runtime
 from mploader.pipeline.seeds import Seeds
 
@@ -43,10 +42,10 @@ class Program:
         nodes = [*(self.root.walk() if self.root is not None else ()), *self.spread]
         return chain.from_iterable(node.user_parts() for node in nodes)
 
-    def calls(self) -> list[Calls]:
-        """The nodes that call functions of the user's, in an order that is the same in each process."""
+    def timed(self) -> list[Node]:
+        """The nodes whose cost is measured, in an order that is the same in each process."""
         nodes = [*(self.root.walk() if self.root is not None else ()), *self.spread]
-        return [node for node in nodes if isinstance(node, Calls)]
+        return [node for node in nodes if node.cost is not None]
 
     def attach(self, runtime: Runtime | None = None) -> Runtime:
         """Get ready to run in this process: find the generators in the user's objects."""

@@ -528,12 +528,37 @@ def test_costs_in_workers_are_known_here(processes: Engine) -> None:
             assert len(list(loader)) == 5
             until_idle(loader)
         costs = [line.split("  ")[-1].strip() for line in pipe.explain().splitlines()[2:]]
-        assert [cost.partition("ms an element, ")[2] for cost in costs] == ["40 so far", "40 so far", "", "10 so far"]
+        counts = [cost.partition("ms an element, ")[2] for cost in costs]
+        assert counts == ["40 so far", "40 so far", "10 so far", "10 so far"]
         assert float(costs[0].split()[0]) >= 2
     list(pipe)
     assert [line.rpartition(", ")[2] for line in pipe.explain().splitlines() if "so far" in line] == [
-        *("60 so far", "60 so far", "15 so far")
+        *("60 so far", "60 so far", "15 so far", "15 so far")
     ]
+
+
+class Shelf:
+    """A sequence that takes its time."""
+
+    def __len__(self) -> int:
+        return 6
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(0.002)
+        return index
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_costs_of_sources_and_batches(processes: Engine, behind: bool) -> None:
+    """``explain()`` tells them too, whether the batch is put together in the workers or behind them."""
+    pipe: Pipeline[Any] = Pipeline.from_sequence(Shelf())
+    pipe = (pipe.filter(kept) if behind else pipe).batch(2)
+    with processes.loader(pipe) as loader:
+        assert [batch.tolist() for batch in loader] == [[0, 1], [2, 3], [4, 5]]
+    lines = pipe.explain().splitlines()
+    assert lines[1].endswith("6 so far")
+    assert float(lines[1].split("  ")[-1].split()[0]) >= 2
+    assert lines[-1].endswith("3 so far")
 
 
 def kept(x: Any) -> bool:

@@ -468,3 +468,9 @@ def test_zip_and_concat_are_methods_too() -> None:
     a, b = Pipeline.from_sequence([1, 2, 3]), Pipeline.from_sequence([4, 5])
     assert list(a.concat(b)) == list(Pipeline.concat(a, b)) == [1, 2, 3, 4, 5]
     assert list(a.zip(b)) == list(Pipeline.zip(a, b)) == [(1, 4), (2, 5)]
+
+
+def test_a_last_batch_filled_up() -> None:
+    """Blank samples behind the last one make all batches of one size."""
+    pipe = Pipeline.from_sequence([7, 8, 9])
+    assert [batch.tolist() for batch in pipe.concat([0] * (-len(pipe) % 2)).batch(2)] == [[7, 8], [9, 0]]
