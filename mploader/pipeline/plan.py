@@ -14,6 +14,7 @@ Runs in: consumer; a `Program` in the worker. Must never know: engines, the load
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -33,6 +34,8 @@ from mploader.pipeline.steps import Every, Group, Skip, Take
 BEFORE = "before: in this process"
 WORKERS = "in the workers"
 BEHIND = "behind: in this process"
+
+_logger = logging.getLogger("mploader")
 
 
 class Draws:
@@ -58,6 +61,8 @@ class Draws:
         self._is_broken = False  # the source has raised: the epoch ends with what was drawn
         self.ends: dict[int, int] = {}
         self.innermost: Iterator[Any] = plan.open(turn, 0)
+        if n_past:
+            _logger.info("resuming: %s elements of the epoch are drawn again and passed over", f"{n_past:,}")
         for _ in range(n_past):
             with contextlib.suppress(Exception):  # it was raised at its place then
                 next(self, None)

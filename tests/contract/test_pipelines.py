@@ -365,6 +365,19 @@ def test_state_of_each_moment(quick: Engine) -> None:
             assert rest == items[start:]
 
 
+def test_resume_says_what_it_draws_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A stream begins at its epoch's start, with a line in the log; where there is random access, nothing is drawn."""
+    for source, says in [((lambda: iter(range(20))), ["resuming: 7 elements"]), (range(20), [])]:
+        with Loader(source, abs, num_workers=0) as loader:
+            assert list(islice(loader, 7)) == list(range(7))
+            state = loader.state_dict()
+            loader.load_state_dict(state)
+            caplog.clear()
+            with caplog.at_level("INFO", "mploader"):
+                assert list(loader) == list(range(7, 20))
+        assert [record.getMessage()[:20] for record in caplog.records] == says
+
+
 def test_state_without_order() -> None:
     """With ``in_order=False`` what was delivered out of turn does not come again."""
 
