@@ -115,6 +115,8 @@ def pytest_configure() -> None:
     """Mark all that is started from here on. Ctrl-C does what it does, also in a background job of a shell."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ[RUN_VARIABLE] = f"{os.getpid()}-{time.monotonic_ns()}"
+    # BLAS has its threads spin before they sleep: 60 ms of a core for each program that imports NumPy. 4: 16 cycles.
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -123,6 +125,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker in item.iter_markers("leaks_ok"):
             if not marker.kwargs.get("reason"):
                 raise pytest.UsageError(f"{item.nodeid}: leaks_ok needs reason='...'")
+
+
+def pytest_collection_finish() -> None:
+    """Take what is there for good from the collector: of 0.13 s a collection, nothing is left."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:
