@@ -7,6 +7,7 @@ start, at a backward jump) in mploader's own code, one place after the other, an
 from __future__ import annotations
 
 import dis
+import functools
 import linecache
 import sys
 from collections.abc import Callable, Iterator
@@ -62,16 +63,24 @@ class Striker:
         self.left = number
         self.struck = False
 
-    def trace(self, frame: FrameType, event: str, _arg: Any) -> Callable[..., Any] | None:
+    def trace(self, frame: FrameType, _event: str, _arg: Any) -> Callable[..., Any] | None:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        frame.f_trace_opcodes = True
-        if event == "opcode" and not self.struck and frame.f_lasti in places(frame.f_code):
-            self.left -= 1
-            if self.left < 0:
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        here = places(frame.f_code)  # looked up once a call: a code object's hash takes longer than all the rest
+
+        def look(frame: FrameType, event: str, _arg: Any) -> Callable[..., Any]:
+            if frame.f_lasti in here and event == "opcode" and self.strikes(frame):
                 self.struck = True
                 raise KeyboardInterrupt
-        return self.trace
+            return look
+
+        return look
+
+    def strikes(self, _frame: FrameType) -> bool:
+        """Whether this place is the one. Python ends the tracing with what is raised there."""
+        self.left -= 1
+        return self.left < 0
 
     def call(self, function: Callable[[], Any]) -> Any:
         sys.settrace(self.trace)
@@ -149,15 +158,13 @@ class StrikerAt(Striker):
         super().__init__(0)
         self.text = text
 
-    def trace(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
+    def strikes(self, frame: FrameType) -> bool:
         code, at = frame.f_code, frame.f_lasti
-        if event == "opcode" and at in places(code) and not self.struck:
-            last = max(place for place in places(code) if lines_of(code)[place] == lines_of(code)[at])
-            if at != last or self.text not in linecache.getline(code.co_filename, frame.f_lineno):
-                return self.trace
-        return super().trace(frame, event, arg)
+        last = max(place for place in places(code) if lines_of(code)[place] == lines_of(code)[at])
+        return at == last and self.text in linecache.getline(code.co_filename, frame.f_lineno)
 
 
+@functools.cache
 def lines_of(code: CodeType) -> dict[int, int | None]:
     return {one.offset: one.positions.lineno if one.positions else None for one in dis.get_instructions(code)}
 
