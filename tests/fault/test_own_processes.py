@@ -11,7 +11,7 @@ import pytest
 from mploader import Loader
 from tests.fault.harness import drain
 
-N = 60
+N = 20
 ENDS: dict[str, Callable[[], object]] = {
     "exit": lambda: sys.exit(7),
     "exit with words": lambda: sys.exit("no"),
