@@ -1,4 +1,4 @@
-"""SciPy: sparse matrices and arrays of every format; what else travels as plain attributes."""
+"""SciPy: sparse matrices and arrays of every format."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse
-import scipy.spatial.transform
-import scipy.stats
 
 from tests.fidelity.kind import Kind
 
@@ -34,6 +32,4 @@ KINDS = [
     Kind("sparse_bool_complex", lambda: [filled("csr_array", dtype="?"), filled("coo_array", dtype="c8")]),
     Kind("sparse_empty", lambda: [scipy.sparse.csr_matrix((0, 3)), scipy.sparse.coo_array((4, 4))]),
     Kind("sparse_unsorted_indices", unsorted),
-    Kind("scipy_frozen_distribution", lambda: scipy.stats.norm(1, 2).kwds),
-    Kind("scipy_rotation", lambda: scipy.spatial.transform.Rotation.from_euler("x", 90, degrees=True).as_quat()),
 ]
