@@ -18,37 +18,15 @@ import numpy as np
 import pytest
 
 from mploader import Loader, Pipeline, StateMismatchError
+from tests.contract.augment import Augment, draw
 from tests.contract.engines import Engine, collect, until_idle
 
 GOLDEN = Path(__file__).with_name("golden.json")
 
 
-class Augment:
-    """Existing code that keeps generators of its own."""
-
-    def __init__(self) -> None:
-        self.generator = np.random.default_rng()
-        self.state = np.random.RandomState()
-        self.random = random.Random()
-
-    def __call__(self, x: int) -> tuple[Any, ...]:
-        return (
-            x,
-            int(self.generator.integers(1 << 30)),
-            int(self.state.randint(1 << 30)),
-            self.random.getrandbits(30),
-            random.getrandbits(30),
-            int(np.random.randint(1 << 30)),
-        )
-
-
 def told(items: Any) -> list[Any]:
     """`collect`, with the types of errors."""
     return [type(item) if isinstance(item, Exception) else item for item in collect(items)]
-
-
-def draw(x: Any, rng: np.random.Generator) -> tuple[Any, int]:
-    return x, int(rng.integers(1 << 60))
 
 
 def test_one_seed_one_stream(engine: Engine) -> None:

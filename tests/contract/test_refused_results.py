@@ -7,36 +7,22 @@ import threading
 import urllib.error
 from collections.abc import Callable
 from email.message import Message
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from mploader import NotPicklableError, RemoteError, TaskError
 from tests.contract.engines import Engine, collect
-
-
-class Example:
-    def __init__(self) -> None:
-        self.meta = {"name": "a", "lock": threading.Lock()}
-
-
-class Raises:
-    """Can be pickled; raises when it is rebuilt."""
-
-    def __init__(self, kind: type[BaseException]) -> None:
-        self.kind = kind
-
-    def __reduce__(self) -> Any:
-        return self.rebuild, (self.kind,)
-
-    @staticmethod
-    def rebuild(kind: type[BaseException]) -> NoReturn:
-        raise kind("cannot be rebuilt")
-
-
-class RaisesAtPickle:
-    def __reduce__(self) -> NoReturn:
-        raise LookupError("not today")
+from tests.contract.refused import (
+    BadReduce,
+    Example,
+    Handle,
+    NeedsKeyword,
+    NoText,
+    Raises,
+    RaisesAtPickle,
+    RaisesInReduce,
+)
 
 
 @pytest.mark.parametrize("in_order", [True, False])
@@ -85,21 +71,6 @@ def test_result_that_cannot_be_rebuilt(forkserver: Engine) -> None:
         assert "could not be rebuilt" in str(error)
 
 
-class BadReduce(Exception):
-    def __reduce__(self) -> Any:
-        return int, ("5",)
-
-
-class RaisesInReduce(Exception):
-    def __reduce__(self) -> NoReturn:
-        raise RuntimeError("no")
-
-
-class NoText(Exception):
-    def __str__(self) -> str:
-        raise RuntimeError("no text")
-
-
 def test_exception_that_cannot_be_rebuilt(processes: Engine) -> None:
     """Its type, text, traceback and cause arrive in a RemoteError, which says what its class lacks."""
 
@@ -132,22 +103,6 @@ def test_exception_that_cannot_be_rebuilt(processes: Engine) -> None:
         assert name in str(error)
         assert "__reduce__" in str(error)
     assert repr(errors[0].__cause__) == "KeyError('k')"
-
-
-class NeedsKeyword(ValueError):
-    """Its constructor refuses what pickle gives it."""
-
-    def __init__(self, message: str, *, code: int) -> None:
-        super().__init__(f"{message}: {code}")
-        self.code = code
-
-
-class Handle(Exception):
-    """Holds what cannot travel."""
-
-    def __init__(self, message: str, code: int = 0) -> None:
-        super().__init__(f"{message}: {code}")
-        self.code, self.lock = code, threading.Lock()
 
 
 def test_exception_with_a_constructor_of_its_own(engine: Engine) -> None:

@@ -58,6 +58,13 @@ def fail(how: How) -> None:
     os.kill(os.getpid(), signal.SIGKILL if how is How.SIGKILL else signal.SIGSEGV)
 
 
+def exits_at_5(i: int) -> int:
+    """Item 5 ends its worker."""
+    if i == 5:
+        os._exit(3)
+    return i
+
+
 class Fault:
     """Fails when called, in any process but the one that made it."""
 

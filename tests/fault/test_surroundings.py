@@ -17,6 +17,7 @@ import pytest
 
 from mploader import Loader
 from mploader.errors import WorkerDiedError
+from tests.fault.faults import exits_at_5
 from tests.fault.harness import ROOT, drain, kill, kill_and_see, launcher_pid, pids, program, said
 
 N = 20
@@ -38,13 +39,6 @@ def reap_all(*_: Any) -> None:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-
-
-def exits_at_5(i: int) -> int:
-    """Item 5 ends its worker."""
-    if i == 5:
-        os._exit(3)
-    return i
 
 
 @pytest.mark.parametrize("method", METHODS)
