@@ -121,10 +121,10 @@ def test_source_is_drawn_while_the_consumer_is_away(forkserver: Engine) -> None:
 @pytest.mark.parametrize("prefetch", [1, 3, 64])
 def test_order_and_number(forkserver: Engine, prefetch: int, in_order: bool) -> None:
     """What a thread draws comes whole, in order, however deep the window is, also of cheap elements by the thousand."""
-    with forkserver.single.loader(lambda: iter(range(3000)), prefetch=prefetch, in_order=in_order) as loader:
+    with forkserver.single.loader(lambda: iter(range(1500)), prefetch=prefetch, in_order=in_order) as loader:
         for _ in range(2):
             got = list(loader)
-            assert (got if in_order else sorted(got)) == list(range(3000))
+            assert (got if in_order else sorted(got)) == list(range(1500))
 
 
 def test_break_while_the_source_waits(forkserver: Engine, feed: Feed) -> None:
