@@ -59,3 +59,17 @@ class Handle(Exception):
     def __init__(self, message: str, code: int = 0) -> None:
         super().__init__(f"{message}: {code}")
         self.code, self.lock = code, threading.Lock()
+
+
+class Opened:
+    """Can be pickled, and not be rebuilt, by anybody."""
+
+    def __init__(self) -> None:
+        self.path = "photos.lmdb"
+
+    def __setstate__(self, state: object) -> None:
+        raise OSError("it is open already")
+
+
+class Base:
+    count = 0

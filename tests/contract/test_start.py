@@ -15,6 +15,7 @@ import pytest
 
 from mploader import TaskError, WorkerStartError
 from tests.contract.engines import Engine, Gate, Tally, pids_of, until
+from tests.contract.refused import Base, Opened
 
 
 def test_workers_start_at_first_iter(processes: Engine) -> None:
@@ -99,20 +100,6 @@ def test_worker_init_fn_that_raises(engine: Engine, gate: Gate) -> None:
         assert item_error.value.mploader_task.epoch == loader.epoch == loader.stats().epoch  # type: ignore[attr-defined]
 
 
-class Opened:
-    """Can be pickled, and not be rebuilt, by anybody."""
-
-    def __init__(self) -> None:
-        self.path = "photos.lmdb"
-
-    def __setstate__(self, state: object) -> None:
-        raise OSError("it is open already")
-
-
-class Base:
-    count = 0
-
-
 def test_work_that_cannot_be_rebuilt(processes: Engine) -> None:
     """A part of the work that a worker cannot rebuild is named, with where it sits; the next ``iter()`` tries anew."""
     deep = {"handles": [1, Opened()], "array": np.zeros(100_000)}
@@ -128,7 +115,7 @@ def test_work_that_cannot_be_rebuilt(processes: Engine) -> None:
         (
             [1, Opened()],
             None,
-            r"source\[1\] \(tests.contract.test_start.Opened\) cannot be rebuilt.*it is open already",
+            r"source\[1\] \(tests.contract.refused.Opened\) cannot be rebuilt.*it is open already",
         ),
         (range(2), lambda i: Local().open(), r"`handles`\]\[1\]|\['handles'\]\[1\]"),
     ]
