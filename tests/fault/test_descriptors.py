@@ -109,8 +109,8 @@ def test_none_left_for_a_successor() -> None:
         until_waiting(loader)
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-            kill(pids(loader)[0])
-            kill(pids(loader)[1])
+            for pid in pids(loader):
+                kill(pid)
             found = drain(iterator)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

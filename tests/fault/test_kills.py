@@ -214,6 +214,7 @@ def test_worker_with_children(method: str, tmp_path: Path) -> None:
             if child == 0:
                 at.set()
                 signal.pause()
+            at.wait()
             os.kill(os.getpid(), signal.SIGKILL)
         return i
 

@@ -58,6 +58,7 @@ def test_killed_with_all_workers(method: str, tmp_path: Path) -> None:
         iterator = iter(loader)
         found: list[Any] = [next(iterator) for _ in range(7)]
         at[7].wait()
+        until(lambda: sorted(w.state for w in loader.stats().workers) == ["running", "waiting"], "one with no item")
         victims = [launcher_pid(loader), *pids(loader)]
         for pid in victims:
             kill(pid)
