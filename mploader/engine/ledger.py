@@ -18,9 +18,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
 
-from mploader.transport.records import RECORD_BYTES, Task
+from mploader.transport.records import Task
 
-MAX_UNREAD = (1 << 20) // RECORD_BYTES  # no pipe is larger
+MANY = 64  # so many numbers may be kept of tasks that are complete: to look each time costs more than all else
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Ledger:
         self._mailed: dict[int, int] = {}  # seq to the incarnation whose mailbox it went to last
         self._deaths: dict[int, dict[int, int]] = {}  # of tasks with several elements: which, and how often
         self._readers: dict[int, _Readers] = {}  # of tasks with an element; outlives `open` while one may read
-        self._order: deque[int] = deque(maxlen=MAX_UNREAD)  # what was written to the shared pipe, oldest first
+        self._order: deque[int] = deque()  # what was written to the shared pipe, oldest first
 
     def add(self, task: Task) -> None:
         """A task was admitted."""
@@ -65,7 +65,11 @@ class Ledger:
             return
         if self._mailed:
             self._mailed.pop(seq, None)
-        self._order.append(seq)
+        order = self._order
+        order.append(seq)
+        if len(order) > MANY:
+            while order and order[0] not in self.open:
+                order.popleft()
 
     def complete(self, seq: int, incarnation: int) -> Task | None:
         """A worker is done with a task. Returns the task if nobody reads its element any more."""
