@@ -11,10 +11,8 @@ thread that made it.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import threading
 import time
-import traceback
 import weakref
 from collections import deque
 from itertools import islice
@@ -65,7 +63,6 @@ class Feed:
         self._is_bound = False  # the source has shown that it must be drawn by the thread that made it
         self._drawn: deque[Any] = deque()
         self._draw_s = 0.0
-        self._interrupted_draw = False
 
     def begin(self, epoch: int, elements: Elements) -> None:
         """Start an epoch; what the last one had left is gone already (`clear`)."""
@@ -101,7 +98,6 @@ class Feed:
                     self._pool.free_element(made)
         self._drawn.clear()
         self._elements = Elements(0, None, str)
-        self._interrupted_draw = False
         feeder, self._feeder = self._feeder, None
         if feeder is not None:
             feeder.end()
@@ -250,19 +246,11 @@ class Feed:
         before = time.perf_counter()
         try:
             drawn.extend(islice(iterator, 1))
-        except KeyboardInterrupt as interrupt:
-            self._interrupted_draw = _ended(getattr(iterator, "innermost", iterator), interrupt)
+        except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  at its place, whatever it is
             drawn.append(Broken(error))
         self._draw_s += (time.perf_counter() - before - self._draw_s) * 0.2
-        if not drawn and self._interrupted_draw:
-            self._interrupted_draw = False
-            ended = MploaderError(
-                f"the source's generator was ended by Ctrl-C at index {self.next_seq - self.base}, it cannot go on; "
-                "iterate the loader anew"
-            )
-            drawn.append(Broken(ended))
         self.is_exhausted = not drawn
         return bool(drawn)
 
@@ -327,13 +315,6 @@ def write_element(pool: Pool, element: object, seq: int, base: int, epoch: int) 
         raise NotPicklableError(
             f"{culprit.sentence} ({info})", info, path=culprit.path, type_name=culprit.type_name
         ) from error
-
-
-def _ended(iterator: object, interrupt: KeyboardInterrupt) -> bool:
-    """Whether an interrupt ended a generator: it was raised inside, and not just after the generator had ended."""
-    if not inspect.isgenerator(iterator) or iterator.gi_frame is not None:
-        return False
-    return any(frame.f_code is iterator.gi_code for frame, _ in traceback.walk_tb(interrupt.__traceback__))
 
 
 def _speaks_of_threads(error: BaseException) -> bool:

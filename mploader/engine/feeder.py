@@ -138,7 +138,7 @@ class Feeder:
                 self.n_drawn += 1
                 self.draw_s += (time.monotonic() - since - self.draw_s) * 0.2
         except BaseException as error:  # noqa: BLE001  whatever it is, the consumer raises it at its place
-            element = None if isinstance(error, Exception) else _END
+            element = _END if isinstance(error, KeyboardInterrupt) else None
             trace = error.__traceback__
             self.drawn.append(Broken(error.with_traceback(trace and trace.tb_next)))  # our frame keeps all this alive
         if element is _END:

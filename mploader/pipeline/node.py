@@ -103,6 +103,16 @@ class Runtime:
             self._begin(None)
         return made
 
+    def try_again(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function, again where it raises what is to be tried again."""
+        for tries in range(self._retries + 1):
+            try:
+                return function(*args)
+            except self._retry_on:
+                if tries == self._retries:
+                    raise
+        raise AssertionError("unreachable")
+
     def save(self, reseeds: bool) -> Any:
         """The state of all generators that elements are going to seed; None if they do not."""
         return self.seeds.save() if self.seeds is not None and reseeds else None

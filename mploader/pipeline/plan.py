@@ -13,14 +13,16 @@ Runs in: consumer; a `Program` in the worker. Must never know: engines, the load
 
 from __future__ import annotations
 
-import contextlib
+import inspect
 import logging
+import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import prod
 from typing import Any
 
+from mploader.errors import MploaderError
 from mploader.pipeline import rng
 from mploader.pipeline.access import Batch, Repeat, Slice, Source
 from mploader.pipeline.chain import Chain, Failure, Judge, Mark, keep
@@ -59,13 +61,18 @@ class Draws:
         self._boundary: tuple[int, int, int] | None = None  # pass to begin; inputs pushed, and the draw, before it
         self._done = self._has_drawn = False
         self._is_broken = False  # the source has raised: the epoch ends with what was drawn
+        self._was_ended = False  # the source's generator, by Ctrl-C
         self.ends: dict[int, int] = {}
         self.innermost: Iterator[Any] = plan.open(turn, 0)
         if n_past:
             _logger.info("resuming: %s elements of the epoch are drawn again and passed over", f"{n_past:,}")
         for _ in range(n_past):
-            with contextlib.suppress(Exception):  # it was raised at its place then
+            try:
                 next(self, None)
+            except KeyboardInterrupt:
+                raise
+            except BaseException:  # noqa: BLE001  it was raised at its place then
+                pass
 
     def __iter__(self) -> Draws:
         return self
@@ -100,10 +107,18 @@ class Draws:
         if not drawn:
             try:
                 drawn.extend(islice(zip(self.innermost), 1))  # one C call: an interrupt cannot lose it
+            except KeyboardInterrupt as interrupt:
+                self._was_ended = _was_ended(self.innermost, interrupt)
+                raise
             except Exception as error:
                 if not self._plan.merges:
                     raise
                 drawn.append((Failure(error),))  # of one element; the next ones are there
+        if not drawn and self._was_ended:
+            raise MploaderError(
+                f"the source's generator was ended by Ctrl-C at index {self._number}, it cannot go on; "
+                "iterate the loader anew"
+            )
         if drawn:
             self._has_drawn = True
             if chain.last is not drawn[0]:
@@ -131,6 +146,13 @@ class Draws:
             self.ends[number + self._n_errors] = passes
         self._passes = passes
         self._boundary = None
+
+
+def _was_ended(iterator: object, interrupt: KeyboardInterrupt) -> bool:
+    """Whether an interrupt ended a generator: it was raised inside, and not just after the generator had ended."""
+    if not inspect.isgenerator(iterator) or iterator.gi_frame is not None:
+        return False
+    return any(frame.f_code is iterator.gi_code for frame, _ in traceback.walk_tb(interrupt.__traceback__))
 
 
 def turn_at(ends: dict[int, int], task: int) -> int:
@@ -349,9 +371,10 @@ class Items:
             found = chain.output(self._number)
             if found is not None:
                 is_failure = isinstance(found[0], Failure)
+                error = _no_end(found[0].error) if is_failure else None
                 self._number += 1  # from here to the return there is no call, behind which an interrupt may strike
-                if is_failure:
-                    raise found[0].error
+                if error is not None:
+                    raise error
                 return found[0]
             if chain.is_over:
                 raise StopIteration
@@ -371,7 +394,13 @@ class Items:
                 self._drawn.clear()
                 self._drawn_for = task
             if not self._drawn:
-                self._drawn.extend(islice(self._draws, 1))  # one C call: an interrupt cannot lose it
+                try:
+                    self._drawn.extend(islice(self._draws, 1))  # one C call: an interrupt cannot lose it
+                except KeyboardInterrupt:
+                    raise
+                except BaseException:  # it is a task, as in a Loader
+                    self._push((), turn_at(self._draws.ends, task))
+                    raise
             if not self._drawn:
                 chain.finish()
                 return
@@ -381,7 +410,12 @@ class Items:
                 return
         try:
             result = plan.program.run(x, task, self._turn)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except StopIteration as error:
+            self._push((), turn)
+            raise _no_end(error) from error
+        except BaseException:
             self._push((), turn)
             raise
         if not plan.program.many:
@@ -393,3 +427,12 @@ class Items:
     def _push(self, outputs: Outputs, turn: int) -> None:
         self._chain.push(outputs, turn=turn)
         self._drawn.clear()
+
+
+def _no_end(error: BaseException) -> BaseException:
+    """The error of an item, which is never taken for the end of the loop."""
+    if not isinstance(error, StopIteration):
+        return error
+    ended = RuntimeError("a function of the pipeline raised StopIteration, which would have ended the loop")
+    ended.__cause__ = error
+    return ended

@@ -93,6 +93,8 @@ class Program:
         return outputs
 
     def _spread(self, node: Node, elements: Outputs, draw: int, turn: int) -> list[Any]:
+        if len(elements) == 1 and type(elements[0]) is not Raised:
+            return list(node.spread(elements[0], draw, turn))
         found: list[Any] = []
         for number, x in enumerate(elements):
             if type(x) is Raised:
@@ -100,10 +102,10 @@ class Program:
                 continue
             try:
                 # its number is part of an element's draw: those of one task must not share their randomness
-                found.extend(node.spread(x, draw + (number << 48), turn))
-            except Exception as error:
-                if len(elements) == 1:
-                    raise
+                found.extend(self.runtime.try_again(node.spread, x, draw + (number << 48), turn))
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001  it costs this output, and no other
                 found.append(Raised(error, self.runtime.where()))
         return found
 

@@ -227,6 +227,91 @@ def test_what_was_drawn_before_a_source_raised(quick: Engine) -> None:
             assert told(loader) == inline
 
 
+def stops(x: int) -> int:
+    """The usual slip: ``next`` of what has nothing."""
+    return next(iter([x] * (x != 2)))
+
+
+def exits(x: int) -> int:
+    if x == 2:
+        raise SystemExit(3)
+    return x
+
+
+@pytest.mark.parametrize("fn", [stops, exits])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda fn: Pipeline.from_sequence(range(4)).map(fn),
+        lambda fn: Pipeline.from_sequence(range(4)).filter(kept).map(fn),
+        lambda fn: Pipeline.from_sequence(range(4)).filter(kept).batch(1).map(lambda batch: fn(int(batch[0]))),
+        lambda fn: Pipeline.from_sequence([[0, 1], [2, 3]]).unbatch().map(fn),
+        lambda fn: Pipeline.from_generator(lambda: iter(range(4))).map(fn).concat([7, 8]),
+        lambda fn: Pipeline.from_generator(lambda: iter(range(4))).map(fn).zip(range(10, 20)),
+    ],
+)
+def test_no_function_ends_a_loop(quick: Engine, make: Callable[[Any], Pipeline[Any]], fn: Callable[[int], int]) -> None:
+    """What would end a loop or the program is an error at its place; all other elements are there."""
+    pipe = make(fn)
+    if fn is exits and pipe.explain().startswith("nobody") and "before" in pipe.explain():
+        pytest.skip("SystemExit in a merge ends it")
+    with quick.loader(pipe) as loader:
+        items = collect(loader)
+    good = collect(make(int))
+    assert [item for item in items if not isinstance(item, Exception)] == good[:2] + good[3:]
+    assert isinstance(items[2], RuntimeError)
+    if fn is stops:
+        inline = collect(pipe)
+        assert isinstance(inline[2], RuntimeError)
+        assert isinstance(inline[2].__cause__, StopIteration)
+        assert inline[:2] + inline[3:] == good[:2] + good[3:]
+
+
+@pytest.mark.parametrize("kind", [ValueError, SystemExit])
+def test_held_elements_and_states_behind_an_error_of_the_source(quick: Engine, kind: type[BaseException]) -> None:
+    """Whatever the source raised: what a buffer held comes, drawn as in a loop, and a state from there goes on."""
+
+    def source() -> Iterator[int]:
+        yield from range(5)
+        raise kind("gone")
+
+    pipe = Pipeline.from_generator(source).shuffle(buffer=3).map(draw).seed(1)
+    with quick.loader(pipe) as loader:
+        items = collect(loader)
+        assert [isinstance(item, Exception) for item in items] == [False, False, True, False, False, False]
+        if kind is ValueError:
+            assert [item for item in collect(pipe) if not isinstance(item, Exception)] == items[:2] + items[3:]
+        loader.set_epoch(0)
+        iterator = iter(loader)
+        for _ in range(2):
+            next(iterator)
+        with pytest.raises(Exception, match=r"gone|SystemExit"):
+            next(iterator)
+        state = loader.state_dict()
+        loader.load_state_dict(state)
+        assert list(loader) == items[3:]
+
+
+class Flaky:
+    """Raises at the first sight of each element."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def __call__(self, x: int) -> int:
+        if x not in self.seen:
+            self.seen.add(x)
+            raise OSError(x)
+        return x
+
+
+def test_retry_on_for_each_of_several_outputs(quick: Engine) -> None:
+    """An output of several is tried again by itself."""
+    pipe = Pipeline.from_sequence(range(3)).flat_map(lambda x: [x, x + 10]).map(Flaky())
+    with quick.single.loader(pipe, retry_on=OSError, retries=1) as loader:
+        assert list(loader) == [0, 10, 1, 11, 2, 12]
+
+
 def test_an_error_names_its_own_stage(quick: Engine) -> None:
     """Not that of an earlier error: rows that cannot be told apart are no fault of the function below."""
 

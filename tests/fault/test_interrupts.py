@@ -6,6 +6,7 @@ start, at a backward jump) in mploader's own code, one place after the other, an
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import linecache
@@ -132,16 +133,23 @@ def test_an_interrupt_anywhere_in_next_costs_nothing(kind: str, in_order: bool, 
         assert kind == "generator" or sum(1 for _ in loader) == N
 
 
-def test_an_interrupt_inside_a_generator_ends_it_and_is_told() -> None:
-    """Python has ended it for good: the loop gets an error where items are missing, no silent end."""
+@pytest.mark.parametrize("num_workers", [None, 0, 1])
+@pytest.mark.parametrize("times", [1, 2])
+def test_an_interrupt_inside_a_generator_ends_it_and_is_told(num_workers: int | None, times: int) -> None:
+    """Python has ended it for good: the loop gets an error where items are missing, no silent end, no next pass."""
 
     def interrupted() -> Iterator[int]:
         yield 0
         yield 1
         raise KeyboardInterrupt
 
-    with Loader(interrupted(), abs, num_workers=1, prefetch=1, start_method="fork") as loader:
-        iterator = iter(loader)
+    with contextlib.ExitStack() as stack:
+        pipe: Any = Pipeline.from_generator(interrupted).repeat(times)
+        if num_workers == 1:  # drawn in next()
+            pipe = interrupted()
+        if num_workers is not None:
+            pipe = stack.enter_context(Loader(pipe, num_workers=num_workers, prefetch=1, start_method="fork"))
+        iterator = iter(pipe)
         items: list[int] = []
         with pytest.raises(KeyboardInterrupt):
             items.extend(iterator)  # one by one: what came before an error is kept
