@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from mploader.pipeline.access import Source
+from mploader.pipeline.chain import Failure
 from mploader.pipeline.node import Node
 from mploader.pipeline.plan import Items, Plan
 
@@ -49,7 +50,7 @@ class Inline:
     def items(self, turn: int) -> Iterator[Any]:
         """All elements of a pass."""
         self._tell(turn)
-        return Borrowing(Items(self.plan, turn), self._runtime, reseeds=self.plan.reseeds or self._reseeds)
+        return Loop(Borrowing(Items(self.plan, turn), self._runtime, reseeds=self.plan.reseeds or self._reseeds))
 
     def _tell(self, turn: int) -> None:
         """Sources that change with the epoch are those of this one, as in a Loader."""
@@ -74,6 +75,25 @@ class Borrowing(Iterator[Any]):
             if not self._made:
                 raise StopIteration
         made, self._made = self._made, []
+        return made[0]
+
+
+class Loop(Iterator[Any]):
+    """What a loop gets: items, and errors raised in their place."""
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items = items
+        self._made: list[Any] = []
+
+    def __next__(self) -> Any:
+        if not self._made:
+            self._made.extend(islice(self._items, 1))  # one C call: an interrupt cannot lose it
+            if not self._made:
+                raise StopIteration
+        is_failure = type(self._made[0]) is Failure
+        made, self._made = self._made, []  # from here on there is no call, behind which an interrupt may strike
+        if is_failure:
+            raise made[0].error
         return made[0]
 
 

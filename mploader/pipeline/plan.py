@@ -110,10 +110,6 @@ class Draws:
             except KeyboardInterrupt as interrupt:
                 self._was_ended = _was_ended(self.innermost, interrupt)
                 raise
-            except Exception as error:
-                if not self._plan.merges:
-                    raise
-                drawn.append((Failure(error),))  # of one element; the next ones are there
         if not drawn and self._was_ended:
             raise MploaderError(
                 f"the source's generator was ended by Ctrl-C at index {self._number}, it cannot go on; "
@@ -352,7 +348,10 @@ def _runs_before(step: Node, *, is_indexed: bool, single: bool) -> bool:
 
 
 class Items:
-    """The items of an epoch, made in this process: what a loop over a pipeline gives."""
+    """The items of an epoch, made in this process: what a loop over a pipeline gives; errors are `Failure`.
+
+    They are raised by who takes them: an error that is under way would be lost to an interrupt.
+    """
 
     def __init__(self, plan: Plan, turn: int) -> None:
         self._plan, self._turn = plan, turn
@@ -370,12 +369,11 @@ class Items:
         while True:
             found = chain.output(self._number)
             if found is not None:
-                is_failure = isinstance(found[0], Failure)
-                error = _no_end(found[0].error) if is_failure else None
+                made = found[0]
+                if isinstance(made, Failure):
+                    made = _no_end(made)
                 self._number += 1  # from here to the return there is no call, behind which an interrupt may strike
-                if error is not None:
-                    raise error
-                return found[0]
+                return made
             if chain.is_over:
                 raise StopIteration
             self._advance()
@@ -398,26 +396,22 @@ class Items:
                     self._drawn.extend(islice(self._draws, 1))  # one C call: an interrupt cannot lose it
                 except KeyboardInterrupt:
                     raise
-                except BaseException:  # it is a task, as in a Loader
-                    self._push((), turn_at(self._draws.ends, task))
-                    raise
+                except BaseException as error:  # noqa: BLE001  it is a task, as in a Loader
+                    self._drawn.append(Failure(error))
             if not self._drawn:
                 chain.finish()
                 return
             x, turn = self._drawn[0], turn_at(self._draws.ends, task)
-            if isinstance(x, Failure):  # of a pipeline that was merged into this one
+            if isinstance(x, Failure):  # of the source, or of a pipeline that was merged into this one
                 self._push((x,), turn)
                 return
         try:
             result = plan.program.run(x, task, self._turn)
         except KeyboardInterrupt:
             raise
-        except StopIteration as error:
-            self._push((), turn)
-            raise _no_end(error) from error
-        except BaseException:
-            self._push((), turn)
-            raise
+        except BaseException as error:  # noqa: BLE001  at its place
+            self._push((Failure(error),), turn)
+            return
         if not plan.program.many:
             result = (result,)
         elif any(type(part) is Raised for part in result):
@@ -429,10 +423,10 @@ class Items:
         self._drawn.clear()
 
 
-def _no_end(error: BaseException) -> BaseException:
+def _no_end(failed: Failure) -> Failure:
     """The error of an item, which is never taken for the end of the loop."""
-    if not isinstance(error, StopIteration):
-        return error
+    if not isinstance(failed.error, StopIteration):
+        return failed
     ended = RuntimeError("a function of the pipeline raised StopIteration, which would have ended the loop")
-    ended.__cause__ = error
-    return ended
+    ended.__cause__ = failed.error
+    return Failure(ended)

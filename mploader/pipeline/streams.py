@@ -137,18 +137,13 @@ class _Zip(Iterator[Any]):
         row = self._row
         while len(row) < len(self._iterators):
             n_before = len(row)
-            try:
-                row.extend(islice(self._iterators[n_before], 1))
-            except Exception as error:  # noqa: BLE001  the others are drawn too, so that the next row is whole
-                row.append(Failure(error))
+            row.extend(islice(self._iterators[n_before], 1))
             if len(row) == n_before:
                 raise StopIteration
         failure = next((part for part in row if type(part) is Failure), None)
         made = tuple(row)
         self._row = []
-        if failure is not None:
-            raise failure.error
-        return made
+        return made if failure is None else failure
 
 
 class _Interleave(Iterator[Any]):
@@ -165,12 +160,8 @@ class _Interleave(Iterator[Any]):
             slot, count, opened = self._at
             current = slots[slot]
             if current is not None and count < self._block_length:
-                try:
-                    if not self._drawn:
-                        self._drawn.extend(islice(current, 1))
-                except Exception:
-                    self._at = slot, count + 1, opened
-                    raise
+                if not self._drawn:
+                    self._drawn.extend(islice(current, 1))
                 if self._drawn:
                     drawn, self._drawn = self._drawn, []
                     self._at = slot, count + 1, opened
@@ -191,12 +182,8 @@ class _Mix(Iterator[Any]):
         self._drawn: list[Any] = []
 
     def __next__(self) -> Any:
-        try:
-            if not self._drawn:
-                self._drawn.extend(islice(self._iterators[self._choice[self._number][0]], 1))
-        except Exception:
-            self._number += 1
-            raise
+        if not self._drawn:
+            self._drawn.extend(islice(self._iterators[self._choice[self._number][0]], 1))
         if not self._drawn:
             raise StopIteration
         drawn, self._drawn = self._drawn, []

@@ -22,6 +22,7 @@ import pytest
 
 import mploader
 from mploader import Loader, MploaderError, Pipeline
+from tests.pipelines import told
 
 PACKAGE = str(Path(mploader.__file__).parent)
 N = 700  # about twice as many as a call of next() has places
@@ -247,6 +248,43 @@ def test_an_interrupt_anywhere_in_a_loop_without_a_loader(kind: str) -> None:
     items, hits = run_with_strikes(iter(pipe))
     assert items == list(pipe)
     assert hits > 50
+
+
+def sour(x: Any) -> Any:
+    if x == 1:
+        raise ValueError(x)
+    return x
+
+
+FAILING: dict[str, Callable[[], Pipeline[Any]]] = {
+    "zip": lambda: Pipeline.zip(numbers(4).map(sour), range(4)),
+    "concat": lambda: numbers(4).map(sour).concat([7]),
+    "sample_from": lambda: Pipeline.sample_from([numbers(4).map(sour), range(4)], seed=1),
+    "several": lambda: Pipeline.from_sequence([[0, 1], [2]]).unbatch().map(sour),
+    "behind": lambda: numbers(4).filter(lambda _: True).batch(1, collate_fn=list).map(lambda x: sour(x[0])),
+}
+
+
+@pytest.mark.parametrize("kind", FAILING)
+def test_an_interrupt_while_an_error_is_under_way(kind: str) -> None:
+    """Neither the error is lost, nor do the parts of a merge get out of step."""
+    pipe = FAILING[kind]().seed(1)
+    expected = told(pipe)
+    hits = 0
+    for number in range(0, 400, 3):
+        iterator = iter(pipe)
+        items: list[Any] = []
+        while not items or items[-1] != "end":
+            striker = Striker(number)
+            try:
+                items.append(striker.call(lambda: next(iterator, "end")))  # noqa: B023
+            except ValueError:
+                items.append(ValueError)
+            except KeyboardInterrupt:
+                hits += 1
+                items += [*told(iterator), "end"]
+        assert items == [*expected, "end"]
+    assert hits > 20
 
 
 @pytest.mark.parametrize("in_order", [True, False])
