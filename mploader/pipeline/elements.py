@@ -128,7 +128,12 @@ class Unbatch(Node):
         self._rows = rows
 
     def spread(self, x: Any, draw: int, turn: int) -> Outputs:
-        rows = self._rows(x)
+        try:
+            rows = self._rows(x)
+        except TypeError as error:
+            raise TypeError(
+                f"unbatch takes a batch apart, and {short_repr(x)} is none: {error}; flat_map(fn) for what is no batch"
+            ) from error
         return [rows[i] for i in range(len(rows))]
 
 

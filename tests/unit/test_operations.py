@@ -474,3 +474,9 @@ def test_a_last_batch_filled_up() -> None:
     """Blank samples behind the last one make all batches of one size."""
     pipe = Pipeline.from_sequence([7, 8, 9])
     assert [batch.tolist() for batch in pipe.concat([0] * (-len(pipe) % 2)).batch(2)] == [[7, 8], [9, 0]]
+
+
+def test_unbatch_of_what_is_no_batch() -> None:
+    """Names the operation and the element."""
+    with pytest.raises(TypeError, match="unbatch takes a batch apart, and 3 is none"):
+        list(Pipeline.from_sequence([3]).unbatch())
