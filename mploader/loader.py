@@ -209,7 +209,7 @@ class Loader(Generic[T_co]):
             changed = changed or recipe.lengths() != self._published_lengths
             stream = self._started() if self._stream is None or not changed else self._refreshed(self._stream)
             self._opened = True
-            saved, self._saved = self._saved, Saved()
+            saved = self._saved
             plan = self._plan
             ends: list[dict[int, int]] = []  # where passes of the source begin; the draws themselves are let go early
 
@@ -227,14 +227,15 @@ class Loader(Generic[T_co]):
                     -1, draws, plan.describe, saved.task, saved.done, reopen, plan.is_bound(draws.innermost)
                 )
 
-            stream.begin(epoch, elements)
+            run = stream.begin(epoch, elements)
+            self._saved = Saved()  # not before: an iter() that failed may be tried again
             self._epoch, self._next_epoch = epoch, epoch + 1
             items: Stream | InlineStream | Behind = stream
             if not plan.is_plain:
                 turn_of = plan.turn_of if not ends else lambda task: turn_at(ends[0], task)
                 items = Behind(stream, plan, epoch, self._options.on_error, turn_of=turn_of, saved=saved)
             self._items = items
-            return EpochIterator(self, stream, items, epoch, self._end_epoch)
+            return EpochIterator(self, stream, items, run, self._end_epoch)
 
     def __len__(self) -> int:
         """Items of an epoch.
@@ -401,6 +402,9 @@ class Loader(Generic[T_co]):
             stream = make(options, work, self.seed)
             self._finalizer = alive.add(stream, self)
             self._stream = stream
+            if self._closed:  # meanwhile, by another thread, which saw none
+                stream.close()
+                self._check_open()
         return stream
 
     def _refreshed(self, stream: Stream | InlineStream) -> Stream | InlineStream:

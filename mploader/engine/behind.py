@@ -29,9 +29,9 @@ class Tasks(Protocol):
     handouts: dict[int, Delivery]
     skipped: int
 
-    def check(self, epoch: int) -> None: ...  # noqa: D102
-    def take(self, epoch: int, thread: int) -> Delivery: ...  # noqa: D102
-    def abandon(self, epoch: int) -> None: ...  # noqa: D102
+    def check(self, run: int) -> None: ...  # noqa: D102
+    def take(self, run: int, thread: int) -> Delivery: ...  # noqa: D102
+    def abandon(self, run: int) -> None: ...  # noqa: D102
 
 
 class Behind:
@@ -64,7 +64,7 @@ class Behind:
         self._turn = threading.RLock()
         self._inside = False
 
-    def take(self, epoch: int, thread: int) -> Delivery:
+    def take(self, run: int, thread: int) -> Delivery:
         """The next delivery; it stays in ``handouts[thread]`` until the iterator has returned it.
 
         Raises:
@@ -77,7 +77,7 @@ class Behind:
                 )
             self._inside = True
             try:
-                return self._take(epoch, thread)
+                return self._take(run, thread)
             finally:
                 self._inside = False
 
@@ -88,8 +88,8 @@ class Behind:
             mark = self._chain.mark(delivered)
             return Saved(mark.at, frozenset(), mark, delivered)
 
-    def _take(self, epoch: int, thread: int) -> Delivery:
-        self._tasks.check(epoch)
+    def _take(self, run: int, thread: int) -> Delivery:
+        self._tasks.check(run)
         for made in self.handouts.values():  # after an interrupt: handed out, perhaps not counted
             self._number = max(self._number, made.seq + 1)
         delivery = self.handouts.get(thread)
@@ -99,14 +99,14 @@ class Behind:
             if found is not None:
                 if number >= self._past:
                     failed = isinstance(found[0], Failure)
-                    delivery = Delivery(epoch, number, *((None, found[0].error) if failed else found))
+                    delivery = Delivery(run, number, *((None, found[0].error) if failed else found))
                     self.handouts[thread] = delivery  # from here on it is handed out, whatever interrupts
                 self._number = number + 1
             elif self._chain.is_over:
-                self._tasks.abandon(epoch)
-                delivery = self.handouts[thread] = Delivery(epoch, is_end=True)
+                self._tasks.abandon(run)
+                delivery = self.handouts[thread] = Delivery(run, is_end=True)
             else:
-                task = self._tasks.take(epoch, TAKER)
+                task = self._tasks.take(run, TAKER)
                 saved = self._runtime.save(self._reseeds)
                 try:
                     self._push(task)

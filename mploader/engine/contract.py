@@ -38,7 +38,7 @@ class Delivery(NamedTuple):
     With ``is_source`` the source raised the error: no ``on_error`` judges it.
     """
 
-    epoch: int
+    run: int  # the one it is for, of a stream's
     seq: int = -1  # or an item's number, where items are not tasks
     value: Any = None
     error: BaseException | None = None

@@ -26,23 +26,23 @@ class EpochIterator(Iterator[T_co]):
         loader: Sized,
         stream: Stream | InlineStream,
         items: Items,
-        epoch: int,
+        run: int,
         on_end: Callable[[Items], None],
     ) -> None:
         """Iterate over ``items``, which come out of ``stream``; ``on_end`` is told when there are no more."""
         self._loader = loader  # keeps the workers alive
         self._items = items
-        self._epoch = epoch
+        self._run = run
         self._on_end = on_end
         self._handouts = items.handouts
-        weakref.finalize(self, _abandon, weakref.ref(stream), epoch).atexit = False
+        weakref.finalize(self, _abandon, weakref.ref(stream), run).atexit = False
 
     def __iter__(self) -> EpochIterator[T_co]:
         return self
 
     def __next__(self) -> T_co:
         thread = threading.get_ident()
-        delivery = self._items.take(self._epoch, thread)
+        delivery = self._items.take(self._run, thread)
         error, value = delivery.error, delivery.value
         if delivery.is_end:
             self._on_end(self._items)
@@ -62,8 +62,8 @@ class EpochIterator(Iterator[T_co]):
             return 0
 
 
-def _abandon(stream: weakref.ref[Stream | InlineStream], epoch: int) -> None:
+def _abandon(stream: weakref.ref[Stream | InlineStream], run: int) -> None:
     """Called by the collector, anywhere: takes no lock, waits for nothing, and keeps no stream alive."""
     found = stream()
     if found is not None:
-        found.abandon(epoch)
+        found.abandon(run)

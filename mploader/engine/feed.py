@@ -51,7 +51,7 @@ class Feed:
     """
 
     def __init__(self, pool: Pool, window: Window) -> None:
-        self.base = self.next_seq = self._end = 0
+        self.base = self.next_seq = self._end = self._first = 0
         self.is_exhausted = True
         self.is_stream = False
         self.done: frozenset[int] = frozenset()
@@ -64,18 +64,19 @@ class Feed:
         self._drawn: deque[Any] = deque()
         self._draw_s = 0.0
 
-    def begin(self, epoch: int, elements: Elements) -> None:
-        """Start an epoch; what the last one had left is gone already (`clear`)."""
+    def begin(self, epoch: int, run: int, elements: Elements) -> None:
+        """Start an epoch, by a number that no other run has; what the last one had left is gone already (`clear`)."""
         self._epoch = epoch
         self._elements = elements
         self.base = self.next_seq - elements.start
         self._end = self.base + max(elements.start, elements.length)
+        self._first = self.next_seq
         self.done = elements.done
         self.is_stream = elements.iterator is not None
         self.is_exhausted = False
         if elements.iterator is not None and not (elements.is_bound or self._is_bound):
             writer = _Writer(self._pool, self.next_seq, self.base, epoch)
-            feeder = Feeder(epoch, elements.iterator, self._pool.wakeup, writer.write, writer.forget)
+            feeder = Feeder(run, elements.iterator, self._pool.wakeup, writer.write, writer.forget)
             with contextlib.suppress(RuntimeError):  # no thread to be had: drawn here
                 feeder.thread.start()
                 self._elements = elements._replace(iterator=None)  # it is let go by who draws it
@@ -102,10 +103,10 @@ class Feed:
         if feeder is not None:
             feeder.end()
 
-    def stop(self, epoch: int) -> None:
-        """Have nothing more drawn for an epoch. Takes no lock."""
+    def stop(self, run: int) -> None:
+        """Have nothing more drawn for a run. Takes no lock."""
         feeder = self._feeder
-        if feeder is not None and feeder.epoch == epoch:
+        if feeder is not None and feeder.run == run:
             feeder.stop()
 
     @property
@@ -181,7 +182,7 @@ class Feed:
 
     def _give_credit(self, feeder: Feeder) -> None:
         """What is drawn ahead and what is outstanding stay within the window together."""
-        feeder.allow(self.next_seq - self.base + len(self._drawn) + self._window.room())
+        feeder.allow(self.next_seq - self._first + len(self._drawn) + self._window.room())
 
     def _draw(self) -> bool:
         """A: take elements of a stream, put them into the arena, send their tasks. True if the last one failed.
@@ -232,17 +233,17 @@ class Feed:
         """Move the next element into `_drawn`, by one C call: an interrupt cannot lose it. False: none there."""
         drawn, feeder = self._drawn, self._feeder
         if feeder is not None:
-            if feeder.drawn:
-                drawn.extend(map(deque.popleft, (feeder.drawn,)))
-                if len(drawn) > 1 or not self._must_draw_here(feeder, drawn[0]):
-                    return True
-                drawn.clear()
-                self._draw_here()
-            else:
+            if not feeder.drawn:
                 self.is_exhausted = feeder.is_over and not drawn  # the end is met when all before it was sent
                 return False
+            if drawn or not self._must_draw_here(feeder, feeder.drawn[0]):
+                drawn.extend(map(deque.popleft, (feeder.drawn,)))
+                return True
+            self._draw_here()
         iterator = self._elements.iterator
         assert iterator is not None
+        if drawn:
+            return True
         before = time.perf_counter()
         try:
             drawn.extend(islice(iterator, 1))
@@ -258,7 +259,7 @@ class Feed:
         """Whether a feeder failed because it is another thread, and the source can be begun again in this one."""
         if type(first) is not Broken or not _speaks_of_threads(first.error):
             return False
-        if feeder.n_drawn or self._elements.reopen is None:
+        if feeder.n_drawn > 1 or self._elements.reopen is None:
             BaseException.add_note(first.error, _BOUND)
             return False
         return True
@@ -266,7 +267,14 @@ class Feed:
     def _draw_here(self) -> None:
         """Open the source anew, in this thread; from now on it is drawn here, in the next epochs too."""
         assert self._elements.reopen is not None
-        self._elements = self._elements._replace(iterator=self._elements.reopen())
+        try:
+            iterator = self._elements.reopen()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  at its place
+            self._drawn.append(Broken(error))
+            iterator = iter(())
+        self._elements = self._elements._replace(iterator=iterator)
         self._is_bound = True
         self._feeder = None
 

@@ -39,16 +39,16 @@ class Feeder:
     """Draws from one iterator, in one epoch.
 
     Attributes:
-      epoch: the one it draws for.
+      run: the one it draws for.
       drawn: what ``write`` made of the elements, and `Broken`, in their order; the thread appends, the consumer takes.
       is_over: nothing comes behind what is in ``drawn``: the source has ended.
-      n_drawn: elements drawn so far, taken ones included.
+      n_drawn: elements drawn so far, taken ones and `Broken` included.
       draw_s: what drawing one takes, the recent mean.
     """
 
     def __init__(
         self,
-        epoch: int,
+        run: int,
         iterator: Iterator[Any],
         wakeup: Wakeup,
         write: Callable[[Any, int], Any],
@@ -57,14 +57,14 @@ class Feeder:
         """Make its thread; `thread.start()` is the caller's.
 
         Args:
-          epoch: the one it draws for.
+          run: the one it draws for.
           iterator: where it draws from.
           wakeup: set at an element that the consumer sleeps for.
           write: what to keep of an element, the ``number``-th; raises nothing.
           forget: undoes a ``write`` that nobody will take.
         """
         self._write, self._forget = write, forget
-        self.epoch = epoch
+        self.run = run
         self.drawn: deque[Any] = deque()
         self.is_over = False
         self.n_drawn = 0
@@ -78,8 +78,8 @@ class Feeder:
         calls = self._calls
         this = weakref.ref(self, lambda _: calls.put(None))  # a thread that rests learns that nobody wants it
         # the context is the caller's, as if it drew itself
-        run = contextvars.copy_context().run
-        self.thread = threading.Thread(target=run, args=(_run, this, calls), name="mploader-feeder", daemon=True)
+        call = contextvars.copy_context().run
+        self.thread = threading.Thread(target=call, args=(_run, this, calls), name="mploader-feeder", daemon=True)
 
     # -- the consumer's side -----------------------------------------------------------------------
 
@@ -141,6 +141,7 @@ class Feeder:
             element = _END if isinstance(error, KeyboardInterrupt) else None
             trace = error.__traceback__
             self.drawn.append(Broken(error.with_traceback(trace and trace.tb_next)))  # our frame keeps all this alive
+            self.n_drawn += 1
         if element is _END:
             self._iterator = None
             self.is_over = True

@@ -33,7 +33,7 @@ class InlineStream:
 
     def __init__(self, options: Options, work: Work, seed: int) -> None:
         self.options = options
-        self.epoch = -1
+        self.epoch = self.run = -1
         self.is_closed = False
         self.delivered = self.skipped = self.errors = 0
         self.wait_ns = self.busy_ns = self._returned_ns = 0
@@ -55,9 +55,10 @@ class InlineStream:
         self._work = work
         self._is_ready = False
 
-    def begin(self, epoch: int, elements: Callable[[], Elements]) -> None:
-        """Start an epoch."""
+    def begin(self, epoch: int, elements: Callable[[], Elements]) -> int:
+        """Start an epoch. Returns a number for `take`, never used twice."""
         self.epoch = epoch
+        self.run = run = self.run + 1
         with self._turn:
             self.handouts.clear()
             self._drawn.clear()
@@ -65,8 +66,9 @@ class InlineStream:
             self._base += self._position - self._elements.start
             self._position = self._elements.start
             self._exhausted = False
+        return run
 
-    def check(self, epoch: int) -> None:
+    def check(self, run: int) -> None:
         """Refuse to go on.
 
         Raises:
@@ -74,7 +76,7 @@ class InlineStream:
         """
         if self.is_closed:
             raise ClosedError("the loader was closed")
-        if epoch != self.epoch:
+        if run != self.run:
             raise ClosedError("superseded by a newer iter(loader); use two Loaders to iterate the same source twice")
 
     def progress(self) -> Saved:
@@ -82,7 +84,7 @@ class InlineStream:
         saved = Saved(self._position, frozenset(), None, self._position)
         return saved.without(made.seq - self._base for made in list(self.handouts.values()) if not made.is_end)
 
-    def abandon(self, epoch: int) -> None:
+    def abandon(self, run: int) -> None:
         """Nothing runs ahead: nothing to give up."""
 
     def close(self) -> None:
@@ -96,7 +98,7 @@ class InlineStream:
     def drop(self) -> None:
         """In a forked child: usable as it is, no process is involved."""
 
-    def take(self, epoch: int, thread: int) -> Delivery:
+    def take(self, run: int, thread: int) -> Delivery:
         """The next delivery; it stays in ``handouts[thread]`` until the iterator has returned it.
 
         Raises:
@@ -112,7 +114,7 @@ class InlineStream:
                 self.busy_ns += began - self._returned_ns
             self._inside = True
             try:  # no call stands between: an interrupt cannot leave it set
-                return self._take(epoch, thread)
+                return self._take(run, thread)
             finally:
                 self._inside = False
                 self._returned_ns = time.monotonic_ns()
@@ -120,10 +122,10 @@ class InlineStream:
                 if self.first_item_ns is None:
                     self.first_item_ns = self._returned_ns - self.started_ns
 
-    def _take(self, epoch: int, thread: int) -> Delivery:
+    def _take(self, run: int, thread: int) -> Delivery:
         while True:
-            self.check(epoch)
-            delivery = self.handouts.get(thread) or self._make(epoch)
+            self.check(run)
+            delivery = self.handouts.get(thread) or self._make(run)
             if delivery is None:
                 continue
             self.handouts[thread] = delivery
@@ -133,14 +135,14 @@ class InlineStream:
                 self.delivered += 1
             return delivery
 
-    def _make(self, epoch: int) -> Delivery | None:
+    def _make(self, run: int) -> Delivery | None:
         """Run the user's code for the next position; None if it was skipped."""
         if not self._is_ready:
             self._get_ready()
         index, iterator = self._position, self._elements.iterator
         seq = self._base + index
         if self._exhausted or (iterator is None and index >= self._elements.length):
-            return Delivery(epoch, is_end=True)
+            return Delivery(run, is_end=True)
         if iterator is not None and not self._drawn:
             try:
                 self._drawn.extend(islice(iterator, 1))
@@ -148,27 +150,27 @@ class InlineStream:
                 raise
             except BaseException as error:  # noqa: BLE001  whatever the source raises is raised at its place
                 self.errors += 1
-                info = TaskInfo(index=index, seq=seq, epoch=epoch)
-                return Delivery(epoch, seq, None, blame.raised(error, info, what="the source"), False, index, True)
+                info = TaskInfo(index=index, seq=seq, epoch=self.epoch)
+                return Delivery(run, seq, None, blame.raised(error, info, what="the source"), False, index, True)
             if not self._drawn:
                 self._exhausted = True
-                return Delivery(epoch, is_end=True)
+                return Delivery(run, is_end=True)
         if index in self._elements.done:
             self._position += 1
             self._drawn.clear()
             return None
         value, failure = self._run(index)
         if failure is None:
-            return Delivery(epoch, seq, value, None, False, index)
+            return Delivery(run, seq, value, None, False, index)
         self.errors += 1
         on_error = self.options.on_error
         if on_error == "raise":
-            return Delivery(epoch, seq, None, failure, False, index)
+            return Delivery(run, seq, None, failure, False, index)
         if callable(on_error):
             try:
-                return Delivery(epoch, seq, on_error(failure))
+                return Delivery(run, seq, on_error(failure))
             except Exception as raised:  # noqa: BLE001  it takes the item's place
-                return Delivery(epoch, seq, None, blame.by_on_error(raised, failure))
+                return Delivery(run, seq, None, blame.by_on_error(raised, failure))
         self.skipped += 1
         self._position += 1
         self._drawn.clear()

@@ -67,7 +67,7 @@ class Stream:
           WorkerStartError: no process could be made.
         """
         self.options = options
-        self.epoch = -1
+        self.epoch = self.run = -1
         self.is_closed = self.is_forked = self.is_exiting = False
         self.settled = self.skipped = self.errors = 0
         self._floor = 0  # without an order: all below is settled,
@@ -114,14 +114,14 @@ class Stream:
             self.supervisor.close()
             raise
 
-    def check(self, epoch: int) -> None:
+    def check(self, run: int) -> None:
         """Refuse to go on.
 
         Raises:
           ClosedError: closed, or a newer epoch was begun.
         """
-        if epoch != self.epoch or self.pool.trouble:
-            self._raise_trouble(epoch)
+        if run != self.run or self.pool.trouble:
+            self._raise_trouble(run)
 
     def progress(self) -> Saved:
         """How far the epoch has come."""
@@ -165,35 +165,49 @@ class Stream:
 
     # -- epochs ------------------------------------------------------------------------------------
 
-    def begin(self, epoch: int, elements: Callable[[], Elements]) -> None:
+    def begin(self, epoch: int, elements: Callable[[], Elements]) -> int:
         """Start an epoch, after giving up what is left of the last one.
 
         Whoever waits in `take` for an older epoch, in another thread, is woken and gets ClosedError.
+
+        Returns:
+          A number for `take`, never used twice: an epoch may be run more than once.
+
+        Raises:
+          ClosedError: it was closed.
+          WorkerStartError: workers cannot start.
         """
         self.epoch = epoch
+        self.run = run = self.run + 1
         self.pool.wakeup.set()
         with self._turn:
+            self.check(run)
             if self._dirty:
                 self._repair()
             self.supervisor.tidy_no_more()
             self._drop_epoch()
-            self._feed.begin(epoch, elements())
+            self._feed.begin(epoch, run, elements())
             self._dirty = True
-            self._feed.begin_ahead()
+            try:
+                self._feed.begin_ahead()
+            except Exception:
+                self.check(run)  # closed meanwhile, by another thread
+                raise
             self._dirty = False
+        return run
 
-    def abandon(self, epoch: int) -> None:
+    def abandon(self, run: int) -> None:
         """Give an epoch up, soon: its iterator is garbage. Takes no lock."""
-        floor = self._feed.next_seq  # read before the epoch: if that is still this one, so was the floor
-        self._feed.stop(epoch)
-        if self.epoch == epoch and not self.is_closed:
+        floor = self._feed.next_seq  # read before the run: if that is still this one, so was the floor
+        self._feed.stop(run)
+        if self.run == run and not self.is_closed:
             self.supervisor.switch.abandon_epoch(floor)
 
     def close(self) -> None:
         """End workers and memory; idempotent, bounded."""
         self.is_closed = self.pool.trouble = True
         self.pool.wakeup.set()
-        self._feed.stop(self.epoch)
+        self._feed.stop(self.run)
         self.supervisor.close()
         self.collect_costs()
         if self._turn.acquire(timeout=LET_GO_TIMEOUT_S):  # not while another thread is inside the source
@@ -235,7 +249,7 @@ class Stream:
 
     # -- one item ----------------------------------------------------------------------------------
 
-    def take(self, epoch: int, thread: int) -> Delivery:
+    def take(self, run: int, thread: int) -> Delivery:
         """The next delivery. It stays in ``handouts[thread]`` until the iterator has returned it.
 
         Raises:
@@ -253,8 +267,8 @@ class Stream:
                     self._repair()
                 self._dirty = True
                 delivery = self.handouts.get(thread)
-                if delivery is None or delivery.epoch != epoch:
-                    delivery = self._next(epoch, thread)
+                if delivery is None or delivery.run != run:
+                    delivery = self._next(run, thread)
                 self._dirty = False
             except MploaderError:
                 self._dirty = False
@@ -269,20 +283,20 @@ class Stream:
                     self._let_go()
         return delivery
 
-    def _next(self, epoch: int, thread: int) -> Delivery:
+    def _next(self, run: int, thread: int) -> Delivery:
         self.calls += 1
         if self._returned_ns:
             self.busy_ns += time.monotonic_ns() - self._returned_ns
         waited_from = 0
         feed = self._feed
         while True:
-            if epoch != self.epoch or self.pool.trouble:
-                self._raise_trouble(epoch)
+            if run != self.run or self.pool.trouble:
+                self._raise_trouble(run)
             if self.leases.dead:
                 self.leases.reap()
             found = self.reorder.peek()
             if found is not None:
-                delivery = self._deliver(epoch, thread, *found)
+                delivery = self._deliver(run, thread, *found)
                 if delivery is not None:
                     if not waited_from:
                         self.ready_calls += 1
@@ -296,7 +310,7 @@ class Stream:
             if (feed.draws_here and self._receive()) or look:
                 continue
             if feed.is_exhausted and not self.window.outstanding:
-                delivery = self.handouts[thread] = Delivery(epoch, is_end=True)
+                delivery = self.handouts[thread] = Delivery(run, is_end=True)
                 self.supervisor.tidy_from_now()
                 return delivery
             if not feed.may_sleep():
@@ -319,14 +333,14 @@ class Stream:
             arrived.popleft()
         return True
 
-    def _deliver(self, epoch: int, thread: int, seq: int, arrival: Arrival) -> Delivery | None:
+    def _deliver(self, run: int, thread: int, seq: int, arrival: Arrival) -> Delivery | None:
         """Hand out the head; None if it was skipped."""
         index = seq - self._feed.base
         value, error, leased = self._open(seq, index, arrival)
         if index in self._feed.done:
             self._settle(seq, arrival, leased)
             return None
-        made = Delivery(epoch, seq, value, error, False, index, arrival.is_source)
+        made = Delivery(run, seq, value, error, False, index, arrival.is_source)
         delivery = made if error is None else self._judge(made, error)
         if delivery is not None:
             self.handouts[thread] = delivery  # from here on it is handed out, whatever interrupts
@@ -344,9 +358,9 @@ class Stream:
         if not callable(on_error):
             return None
         try:
-            return Delivery(failed.epoch, failed.seq, on_error(error))
+            return Delivery(failed.run, failed.seq, on_error(error))
         except Exception as raised:  # noqa: BLE001  it takes the item's place
-            return Delivery(failed.epoch, failed.seq, None, blame.by_on_error(raised, error))
+            return Delivery(failed.run, failed.seq, None, blame.by_on_error(raised, error))
 
     def _open(self, seq: int, index: int, arrival: Arrival) -> tuple[Any, BaseException | None, bool]:
         """Rebuild what arrived. Returns value, error, and whether a lease frees the span."""
@@ -398,14 +412,14 @@ class Stream:
             self._floor += 1
             self._ahead.discard(self._floor - 1)
 
-    def _raise_trouble(self, epoch: int) -> None:
+    def _raise_trouble(self, run: int) -> None:
         if self.is_forked:
             raise ClosedError("this loader belongs to the process it was forked from; make one in this process")
         if self.is_exiting and threading.current_thread() is not threading.main_thread():
             threading.Event().wait()  # a daemon thread has no more to say, as with any lock it might wait for
         if self.is_closed:
             raise ClosedError("the loader was closed")
-        if epoch != self.epoch:
+        if run != self.run:
             raise ClosedError("superseded by a newer iter(loader); use two Loaders to iterate the same source twice")
         pool = self.pool
         if pool.start_error is not None:

@@ -71,6 +71,36 @@ def test_close_in_the_middle_of_a_start(forkserver: Engine, monkeypatch: pytest.
         gc.enable()
 
 
+def test_close_while_another_thread_begins(forkserver: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``close()`` while an ``iter()`` is making the workers ends them too; that ``iter()`` says so."""
+    is_making, was_closed = threading.Event(), threading.Event()
+
+    class Slow(Launcher):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            is_making.set()
+            assert was_closed.wait(DEADLINE_S)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(stream, "Launcher", Slow)
+    loader = forkserver.loader(range(3))
+    said: list[Any] = []
+
+    def begin() -> None:
+        try:
+            said.append(iter(loader))
+        except ClosedError as error:
+            said.append(error)
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    assert is_making.wait(DEADLINE_S)
+    loader.close()
+    was_closed.set()
+    thread.join(DEADLINE_S)
+    assert isinstance(said[0], ClosedError)
+    assert not psutil.Process().children()
+
+
 def test_close_is_idempotent(engine: Engine) -> None:
     """``close()`` may come any number of times, before the start too; ``len``, ``stats``, ``repr`` still answer."""
     never = engine.loader(range(3))

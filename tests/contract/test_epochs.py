@@ -306,3 +306,18 @@ def test_a_hook_that_raises_stop_iteration_is_no_end(quick: Engine) -> None:
         assert list(loader) == [0, 1, 2]
         with pytest.raises(RuntimeError, match="raised StopIteration as the epoch began"):
             iter(loader)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_an_epoch_that_is_run_again(engine: Engine, is_stream: bool) -> None:
+    """An iterator of the same epoch that is superseded takes nothing from the new one, and its end gives up nothing."""
+    source: Any = (lambda: iter(range(50))) if is_stream else range(50)
+    with engine.loader(source, prefetch=4) as loader:
+        old = iter(loader)
+        assert next(old) == 0
+        loader.set_epoch(0)
+        new = iter(loader)
+        with pytest.raises(ClosedError, match="superseded"):
+            next(old)
+        del old
+        assert list(new) == list(range(50))

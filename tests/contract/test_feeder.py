@@ -10,13 +10,13 @@ import signal
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mploader import ClosedError, Loader, RemoteError
+from mploader import ClosedError, Loader, NotPicklableError, Pipeline, RemoteError
 from mploader.engine import stream
 from tests.contract.engines import DEADLINE_S, Engine, collect, until
 from tests.contract.test_scripts import run_script
@@ -499,3 +499,64 @@ def test_what_was_drawn_and_not_wanted_is_given_back(forkserver: Engine) -> None
         assert list(loader) == [100_000] * 100
         stream: Any = loader._stream
         assert stream.pool.arena.ring.capacity < 40 * 800_000
+
+
+def test_resumed_stream_is_drawn_no_further_ahead(forkserver: Engine) -> None:
+    """The window counts from where the epoch goes on: what was passed over is no credit."""
+    drawn: list[int] = []
+
+    def elements() -> Iterator[int]:
+        for i in range(1000):
+            drawn.append(i)
+            yield i
+
+    with forkserver.loader(elements, prefetch=4) as loader:
+        iterator = iter(loader)
+        assert [next(iterator) for _ in range(100)] == list(range(100))
+        state = loader.state_dict()
+        loader.load_state_dict(state)
+        drawn.clear()
+        iterator = iter(loader)
+        until(lambda: loader._stream._feed._feeder._is_resting, "for its thread to rest")  # type: ignore[union-attr]
+        assert len(drawn) == 104
+        assert list(iterator) == list(range(100, 1000))
+
+
+def test_interrupt_while_a_bound_source_is_opened_again(forkserver: Engine) -> None:
+    """Ctrl-C as a source is begun anew in the consumer's thread costs nothing."""
+    opened: list[str] = []
+
+    def rows() -> Iterator[int]:
+        opened.append(threading.current_thread().name)
+        if len(opened) == 2:
+            raise KeyboardInterrupt
+        return bound(range(5))
+
+    def bound(elements: Iterable[int]) -> Iterator[int]:
+        owner = threading.current_thread() if len(opened) > 1 else None
+        for element in elements:
+            if threading.current_thread() is not owner:
+                raise RuntimeError("used in another thread")
+            yield element
+
+    with forkserver.loader(rows) as loader:
+        iterator = iter(loader)
+        with pytest.raises(KeyboardInterrupt):
+            next(iterator)
+        assert list(iterator) == list(range(5))
+        assert len(opened) == 3
+
+
+def test_index_behind_an_error_of_the_source(forkserver: Engine) -> None:
+    """An element that cannot travel has its own place, also behind what the source raised."""
+
+    def elements() -> Iterator[Any]:
+        for i in range(5):
+            yield i if i % 2 == 0 else threading.Lock()
+        raise ValueError("v")
+
+    with forkserver.loader(Pipeline.from_generator(elements).shuffle(1, buffer=100)) as loader:
+        items = collect(loader)
+    places = [(place, item.index) for place, item in enumerate(items) if isinstance(item, NotPicklableError)]
+    assert len(places) == 2
+    assert all(place == index for place, index in places)

@@ -426,6 +426,26 @@ def test_state_of_each_moment(quick: Engine) -> None:
             assert rest == items[start:]
 
 
+def test_an_iter_that_fails_keeps_the_state(quick: Engine) -> None:
+    """It may be tried again, and goes on at the same item."""
+    broken = [False]
+
+    def elements() -> Iterator[int]:
+        if broken.pop():
+            raise ConnectionError
+        broken.append(False)
+        return iter(range(20))
+
+    with quick.loader(elements) as loader:
+        assert list(islice(loader, 7)) == list(range(7))
+        state = loader.state_dict()
+        loader.load_state_dict(state)
+        broken[:] = [False, True]
+        with pytest.raises(ConnectionError):
+            iter(loader)
+        assert list(loader) == list(range(7, 20))
+
+
 def test_resume_says_what_it_draws_again(caplog: pytest.LogCaptureFixture) -> None:
     """A stream begins at its epoch's start, with a line in the log; where there is random access, nothing is drawn."""
     for source, says in [((lambda: iter(range(20))), ["resuming: 7 elements"]), (range(20), [])]:
