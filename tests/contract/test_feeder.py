@@ -517,7 +517,8 @@ def test_resumed_stream_is_drawn_no_further_ahead(forkserver: Engine) -> None:
         loader.load_state_dict(state)
         drawn.clear()
         iterator = iter(loader)
-        until(lambda: loader._stream._feed._feeder._is_resting, "for its thread to rest")  # type: ignore[union-attr]
+        feeder: Any = loader._stream._feed._feeder  # type: ignore[union-attr]
+        until(lambda: feeder.n_drawn >= 4 and feeder._is_resting, "for its thread to rest")
         assert len(drawn) == 104
         assert list(iterator) == list(range(100, 1000))
 

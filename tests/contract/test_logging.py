@@ -118,7 +118,9 @@ def test_large_python_objects_are_logged(
 ) -> None:
     """A source whose Python objects every worker has to copy is logged with its size; one of arrays is not."""
     monkeypatch.setattr(payload, "LARGE_STREAM_BYTES", 1_000_000)
-    monkeypatch.setattr(logging.getLogger("mploader"), "level", logging.INFO)
+    logger = logging.getLogger("mploader")
+    monkeypatch.setattr(logger, "level", logging.INFO)
+    monkeypatch.setattr(logger, "_cache", {})  # what it was asked before at another level
     with forkserver.single.loader(np.zeros((3, 400_000)), lambda row: row.nbytes) as loader:
         assert list(loader) == [3_200_000] * 3
     assert listener.lines == []

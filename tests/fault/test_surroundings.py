@@ -18,7 +18,7 @@ import pytest
 from mploader import Loader
 from mploader.errors import WorkerDiedError
 from tests.fault.faults import exits_at_5
-from tests.fault.harness import ROOT, drain, kill, kill_and_see, launcher_pid, pids, program, said
+from tests.fault.harness import ROOT, drain, kill, kill_and_see, launcher_pid, pids, program, said, until_waiting
 
 N = 20
 METHODS = ["forkserver", "fork"]
@@ -85,6 +85,7 @@ def test_from_a_thread() -> None:
         with Loader(range(N), exits_at_5, num_workers=2, start_method="fork", retries=0) as loader:
             iterator = iter(loader)
             found.extend(next(iterator) for _ in range(3))
+            until_waiting(loader)  # who dies with an item in hand loses it: there are no retries
             kill_and_see(loader, 0, 1)
             found.extend(drain(iterator))
 
