@@ -65,24 +65,16 @@ class Striker:
         self.left = number
         self.struck = False
 
-    def trace(self, frame: FrameType, _event: str, _arg: Any) -> Callable[..., Any] | None:
+    def trace(self, frame: FrameType, event: str, _arg: Any) -> Callable[..., Any] | None:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        here = places(frame.f_code)  # looked up once a call: a code object's hash takes longer than all the rest
-
-        def look(frame: FrameType, event: str, _arg: Any) -> Callable[..., Any]:
-            if frame.f_lasti in here and event == "opcode" and self.strikes(frame):
+        frame.f_trace_opcodes = True
+        if event == "opcode" and not self.struck and frame.f_lasti in places(frame.f_code):
+            self.left -= 1
+            if self.left < 0:
                 self.struck = True
                 raise KeyboardInterrupt
-            return look
-
-        return look
-
-    def strikes(self, _frame: FrameType) -> bool:
-        """Whether this place is the one. Python ends the tracing with what is raised there."""
-        self.left -= 1
-        return self.left < 0
+        return self.trace
 
     def call(self, function: Callable[[], Any]) -> Any:
         sys.settrace(self.trace)
@@ -167,10 +159,13 @@ class StrikerAt(Striker):
         super().__init__(0)
         self.text = text
 
-    def strikes(self, frame: FrameType) -> bool:
+    def trace(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
         code, at = frame.f_code, frame.f_lasti
-        last = max(place for place in places(code) if lines_of(code)[place] == lines_of(code)[at])
-        return at == last and self.text in linecache.getline(code.co_filename, frame.f_lineno)
+        if event == "opcode" and at in places(code) and not self.struck:
+            last = max(place for place in places(code) if lines_of(code)[place] == lines_of(code)[at])
+            if at != last or self.text not in linecache.getline(code.co_filename, frame.f_lineno):
+                return self.trace
+        return super().trace(frame, event, arg)
 
 
 @functools.cache
