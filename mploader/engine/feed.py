@@ -134,7 +134,7 @@ class Feed:
 
         Where tasks cost less than waking a worker, it waits until half of the window is free.
         """
-        if self.is_stream and self._feeder is None:
+        if self.draws_here:
             if self._draw_s < SLOW_DRAW_S:
                 self.admit()
         elif 2 * self._window.outstanding <= self._window.prefetch or not self._pool.is_cheap:
@@ -208,11 +208,10 @@ class Feed:
             self._pool.submit(range(self.next_seq, end), self.base, self._epoch, spans)
         if failed is not None:
             error = failed.error
-            is_ours = isinstance(error, MploaderError)  # an element that cannot travel
-            if not is_ours:
+            if not isinstance(error, MploaderError):  # which tells its place itself: an element that cannot travel
                 info = TaskInfo(index=end - self.base, seq=end, epoch=self._epoch)
                 error = blame.raised(error, info, what="the source")
-            self._pool.fail(end, error, is_source=type(failed) is Broken and not is_ours)
+            self._pool.fail(end, error, is_source=type(failed) is Broken)
             window.admit()
             end += 1
         self.next_seq = end

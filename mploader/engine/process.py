@@ -164,7 +164,7 @@ class Pool:
                 ]
             for task in tasks:
                 self.ledger.add(task)
-            self.tasks.send(tasks, together=self._run_ns < CHEAP_NS)
+            self.tasks.send(tasks, together=self.is_cheap)  # to wake a worker costs more than cheap tasks
 
     def write_element(self, element: object) -> Span:
         """Write an element of a stream into the arena; from any thread.

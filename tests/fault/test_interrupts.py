@@ -141,7 +141,8 @@ def test_an_interrupt_inside_a_generator_ends_it_and_is_told(num_workers: int | 
         if num_workers == 1:  # drawn in next()
             pipe = interrupted()
         if num_workers is not None:
-            pipe = stack.enter_context(Loader(pipe, num_workers=num_workers, prefetch=1, start_method="fork"))
+            options: dict[str, Any] = {"prefetch": 1, "start_method": "fork", "on_error": "skip"}  # which judges items
+            pipe = stack.enter_context(Loader(pipe, num_workers=num_workers, **options))
         iterator = iter(pipe)
         items: list[int] = []
         with pytest.raises(KeyboardInterrupt):
