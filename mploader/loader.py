@@ -11,13 +11,14 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Generic, NoReturn, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, NoReturn, TypeVar, Unpack, overload
 
 from mploader.engine import alive
 from mploader.engine.behind import Behind
 from mploader.engine.contract import Elements
 from mploader.engine.epoch import EpochIterator
 from mploader.engine.inline import InlineStream
+from mploader.engine.opened import Ready
 from mploader.engine.stream import Stream
 from mploader.engine.work import Work
 from mploader.errors import ClosedError, MploaderError
@@ -104,6 +105,7 @@ class Loader(Generic[T_co]):
         worker_init_fn: Callable[[int], object] | None = None,
         hide_gpus: bool = True,
         threads_per_worker: int | None = 1,
+        chunk: int | Literal["auto"] = "auto",
         **foreign: Any,
     ) -> None:
         """Check the arguments; no process is started before the first ``iter()`` or `start`.
@@ -133,6 +135,8 @@ class Loader(Generic[T_co]):
           worker_init_fn: called once in each worker with its ``worker_id``.
           hide_gpus: workers see no GPU.
           threads_per_worker: threads of BLAS and OpenMP in each worker; None leaves the environment as it is.
+          chunk: items that travel to a worker, and back, together; "auto": as many as take about a millisecond, and
+            leave each worker two of ``prefetch``. It changes speed, never results.
 
         Raises:
           TypeError, ValueError: an argument is wrong; the message says what would be right.
@@ -163,6 +167,7 @@ class Loader(Generic[T_co]):
             worker_init_fn=worker_init_fn,
             hide_gpus=hide_gpus,
             threads_per_worker=threads_per_worker,
+            chunk=chunk,
             **foreign,
         )
         self._single = self._options.on_error != "raise"
@@ -231,11 +236,12 @@ class Loader(Generic[T_co]):
             self._saved = Saved()  # not before: an iter() that failed may be tried again
             self._epoch, self._next_epoch = epoch, epoch + 1
             items: Stream | InlineStream | Behind = stream
+            ready = stream.opened.ready if isinstance(stream, Stream) and plan.is_plain else Ready()
             if not plan.is_plain:
                 turn_of = plan.turn_of if not ends else lambda task: turn_at(ends[0], task)
                 items = Behind(stream, plan, epoch, self._options.on_error, turn_of=turn_of, saved=saved)
             self._items = items
-            return EpochIterator(self, stream, items, run, self._end_epoch)
+            return EpochIterator(self, stream, items, run, ready, self._end_epoch)
 
     def __len__(self) -> int:
         """Items of an epoch.

@@ -41,6 +41,7 @@ class EngineOptions(TypedDict, total=False):
     worker_init_fn: Callable[[int], object] | None
     hide_gpus: bool
     threads_per_worker: int | None
+    chunk: int | Literal["auto"]
 
 
 START_METHODS: tuple[StartMethod, ...] = ("forkserver", "spawn", "fork")
@@ -82,8 +83,9 @@ _FOREIGN = (
         'it is on_error here: "raise", "skip", or a callable',
     ),
     ("memory_limit max_memory max_bytes memory", "it is memory_limit_bytes here"),
+    ("chunksize chunk_size", "it is chunk here; leave it out, and it follows from what an item costs"),
     (
-        "chunksize chunk_size pre_dispatch maxtasksperchild max_tasks_per_child",
+        "pre_dispatch maxtasksperchild max_tasks_per_child",
         "leave it out: a free worker takes the next item, and workers live on",
     ),
     (
@@ -116,6 +118,7 @@ class Options:
       worker_init_fn: called in each worker with its ``worker_id`` before its first item.
       hide_gpus: workers see no GPU.
       threads_per_worker: threads of BLAS and OpenMP in each worker; None leaves the environment alone.
+      chunk: items that travel together; "auto" follows from what one costs.
     """
 
     num_workers: int
@@ -130,6 +133,7 @@ class Options:
     worker_init_fn: Callable[[int], object] | None
     hide_gpus: bool
     threads_per_worker: int | None
+    chunk: int | Literal["auto"]
 
     @classmethod
     def make(cls, stacklevel: int = 3, /, **given: object) -> Options:
@@ -168,6 +172,7 @@ class Options:
             threads_per_worker=None
             if threads is None
             else _int("threads_per_worker", threads, least=1, hint="None to leave the environment alone"),
+            chunk=_chunk(given.get("chunk", "auto")),
         )
 
 
@@ -254,6 +259,14 @@ def _task_timeout_s(value: object) -> float | None:
 
 def _default_memory_limit_bytes() -> int:
     return max(MIN_MEMORY_LIMIT_BYTES, memory_left_bytes() // MEMORY_SHARE)
+
+
+def _chunk(value: object) -> int | Literal["auto"]:
+    if isinstance(value, str):
+        if value == "auto":
+            return "auto"
+        raise ValueError(f'chunk must be a number of items, or "auto", not {short_repr(value)}')
+    return _int("chunk", value, least=1, hint='"auto" to follow from what an item costs')
 
 
 def _worker_init_fn(value: object) -> Callable[[int], object] | None:

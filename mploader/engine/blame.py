@@ -310,8 +310,10 @@ def slow_line(lives: Sequence[Life], seq: int, index: int, waited_s: float) -> s
     now = time.monotonic_ns()
     for life in lives:
         hand = life.block.hand()
-        if hand is not None and hand[0] == seq:
-            since_s = (now - hand[2]) / 1e9
+        if hand is not None and (hand.seq == seq or seq in life.taken()):
+            if hand.seq != seq:
+                text += f"which travels in one chunk with index {index + hand.seq - seq}, "
+            since_s = (now - hand.started_ns) / 1e9
             text += f"which worker {life.worker_id} (pid {life.pid}) has run for {since_s:.0f} s"
             break
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from mploader.transport.codec import free_chunk
 from mploader.transport.lease import free
 from mploader.transport.records import Kind, Result
 from mploader.transport.segment import Segment
@@ -48,7 +49,7 @@ class Delivery(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """A completed task: a result or a failure in a worker's segment, or an error that arose here.
+    """Completed: a result, a chunk of them or a failure in a worker's segment, or an error that arose here.
 
     Attributes:
       record: what the worker announced, and where it lies in ``segment``; with ``error``, only its ``seq`` counts.
@@ -64,9 +65,17 @@ class Arrival(NamedTuple):
     is_source: bool = False
 
     def free(self) -> None:
-        """Give the span back, unread; nothing to do for an error that arose here."""
+        """Give its memory back, unread; nothing to do for an error that arose here."""
         if self.segment is not None:
-            free(self.segment, self.record.offset)
+            free_result(self.segment, self.record)
+
+
+def free_result(segment: Segment, record: Result) -> None:
+    """Give the memory of a result back, or of a chunk of them, which nobody reads."""
+    if record.n_tasks > 1:
+        free_chunk(segment, record, record.n_tasks)
+    else:
+        free(segment, record.offset)
 
 
 def failed_here(seq: int, error: BaseException, *, is_source: bool = False) -> Arrival:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from mploader.engine.behind import Behind
 from mploader.engine.inline import InlineStream
+from mploader.engine.opened import Ready
 from mploader.engine.stream import Stream
 
 T_co = TypeVar("T_co", covariant=True)
@@ -27,12 +28,15 @@ class EpochIterator(Iterator[T_co]):
         stream: Stream | InlineStream,
         items: Items,
         run: int,
+        ready: Ready,
         on_end: Callable[[Items], None],
     ) -> None:
         """Iterate over ``items``, which come out of ``stream``; ``on_end`` is told when there are no more."""
         self._loader = loader  # keeps the workers alive
         self._items = items
         self._run = run
+        self._ready = ready
+        self._fill = items.fill if isinstance(items, Stream) else items.take
         self._on_end = on_end
         self._handouts = items.handouts
         weakref.finalize(self, _abandon, weakref.ref(stream), run).atexit = False
@@ -41,8 +45,14 @@ class EpochIterator(Iterator[T_co]):
         return self
 
     def __next__(self) -> T_co:
-        thread = threading.get_ident()
-        delivery = self._items.take(self._run, thread)
+        while True:
+            if not self._handouts:  # what an interrupt has kept back comes first
+                for value in self._ready.values:
+                    return value  # type: ignore[no-any-return]  # no interrupt can strike between these two lines
+            thread = threading.get_ident()
+            delivery = self._fill(self._run, thread)
+            if delivery is not None:
+                break
         error, value = delivery.error, delivery.value
         if delivery.is_end:
             self._on_end(self._items)

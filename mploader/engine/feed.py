@@ -130,7 +130,7 @@ class Feed:
             self._drawn, self.next_seq = rest, issued + 1  # nothing is called between these: all or none
 
     def admit_lazily(self) -> None:
-        """Fill the window after a delivery, where that cannot hold the item up for long.
+        """Fill the window at a delivery, where that cannot hold the item up for long.
 
         Where tasks cost less than waking a worker, it waits until half of the window is free.
         """
@@ -149,15 +149,7 @@ class Feed:
         if not room:
             return False
         if not self.is_stream:
-            first = self.next_seq
-            last = first + room  # A: the next indices
-            if last > self._end:
-                last = self._end
-            if last > first:
-                window.admit(last - first)  # B: admitted
-                self._pool.submit(range(first, last), self.base, self._epoch)
-                self.next_seq = last
-            self.is_exhausted = last == self._end
+            self._admit_indices(room)
             return False
         feeder = self._feeder
         if feeder is None:
@@ -171,6 +163,23 @@ class Feed:
         if feeder.draw_s > SLOW_DRAW_S or 2 * window.outstanding <= window.prefetch:
             self._give_credit(feeder)
         return failed
+
+    def _admit_indices(self, room: int) -> None:
+        """Send tasks for the next indices: whole chunks, but at the end, and where the window has no room for one."""
+        window, first, end = self._window, self.next_seq, self._end
+        last = first + room  # A: the next indices
+        chunk = 1 if self.done else self._pool.chunk
+        if last >= end:
+            last = end
+        elif chunk > 1:
+            if room < chunk and not window.outstanding:
+                chunk = 1
+            last -= room % chunk
+        if last > first:
+            window.admit(last - first)  # B: admitted
+            self._pool.submit(range(first, last), self.base, self._epoch, None, chunk)
+            self.next_seq = last
+        self.is_exhausted = last == end
 
     def may_sleep(self) -> bool:
         """Before the consumer sleeps: an element that comes will wake it. False if one is there."""

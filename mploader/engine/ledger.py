@@ -14,9 +14,9 @@ issued has been returned, or the worker that had it is dead. In doubt it stays.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 
 from mploader.transport.records import Task
 
@@ -40,7 +40,7 @@ class Ledger:
     """The open tasks of a pool, by seq.
 
     Attributes:
-      open: admitted, not complete, not given up.
+      open: admitted, not complete, not given up; each of a chunk's seqs leads to the chunk, see `task`.
     """
 
     def __init__(self) -> None:
@@ -48,16 +48,26 @@ class Ledger:
         self._mailed: dict[int, int] = {}  # seq to the incarnation whose mailbox it went to last
         self._deaths: dict[int, dict[int, int]] = {}  # of tasks with several elements: which, and how often
         self._readers: dict[int, _Readers] = {}  # of tasks with an element; outlives `open` while one may read
-        self._order: deque[int] = deque()  # what was written to the shared pipe, oldest first
+        self._order: deque[Task] = deque()  # what was written to the shared pipe, oldest first
+        self._look_at = MANY
 
     def add(self, task: Task) -> None:
-        """A task was admitted."""
+        """A task was admitted, or a chunk of them."""
+        if task.n_tasks > 1:
+            self.open.update(dict.fromkeys(task.seqs, task))
+            return
         self.open[task.seq] = task
         if task.span_nbytes:
             self._readers[task.seq] = _Readers(task)
 
-    def wrote(self, seq: int, mailed_to: int | None = None) -> None:
+    def task(self, seq: int) -> Task | None:
+        """An open task by itself, whatever chunk it was sent in."""
+        task = self.open.get(seq)
+        return None if task is None else task.single(seq)
+
+    def wrote(self, task: Task, mailed_to: int | None = None) -> None:
         """Its record was written to the shared pipe, or to the mailbox of an incarnation."""
+        seq = task.seq
         if self._readers and seq in self._readers:
             self._readers[seq].issued += 1
         if mailed_to is not None:
@@ -66,10 +76,22 @@ class Ledger:
         if self._mailed:
             self._mailed.pop(seq, None)
         order = self._order
-        order.append(seq)
-        if len(order) > MANY:
-            while order and order[0] not in self.open:
+        order.append(task)
+        if len(order) > self._look_at:
+            while order and order[0].seq not in self.open:
                 order.popleft()
+            self._look_at = len(order) + MANY
+
+    def are_open(self, seqs: range) -> bool:
+        """Whether all of these are open."""
+        return all(map(self.open.__contains__, seqs))
+
+    def complete_chunk(self, seqs: range) -> None:
+        """A worker is done with a chunk, all of which is open."""
+        deque(map(self.open.__delitem__, seqs), maxlen=0)
+        for seq in seqs if self._mailed or self._deaths else ():
+            self._mailed.pop(seq, None)
+            self._deaths.pop(seq, None)
 
     def complete(self, seq: int, incarnation: int) -> Task | None:
         """A worker is done with a task. Returns the task if nobody reads its element any more."""
@@ -106,7 +128,7 @@ class Ledger:
 
     def charge(self, seq: int, attempt: int) -> Task:
         """Its worker died in this attempt. Returns the task of the next one."""
-        task = self.open[seq] = self.open[seq]._replace(attempt=attempt + 1)
+        task = self.open[seq] = self.open[seq].single(seq)._replace(attempt=attempt + 1)
         return task
 
     def charge_element(self, seq: int, element: int) -> int:
@@ -115,17 +137,22 @@ class Ledger:
         deaths[element] = deaths.get(element, -1) + 1
         return deaths[element]
 
-    def lost(self, in_pipe: int, waiting: Iterable[int], claimed: set[int], living: set[int]) -> list[Task]:
+    def lost(self, in_pipe: int, waiting: Iterable[Task], claimed: Sequence[range], living: set[int]) -> list[int]:
         """After a death: the open tasks that no living worker has, and no pipe holds.
 
         Args:
           in_pipe: how many records the shared pipe still holds.
-          waiting: seqs in the backlog, never written.
-          claimed: seqs that living workers claim.
+          waiting: tasks in the backlog, never written.
+          claimed: seqs of what living workers have taken.
           living: incarnations whose mailbox will still be read.
         """
-        held = set(islice(reversed(self._order), in_pipe)).union(waiting, claimed)
-        return [task for seq, task in self.open.items() if seq not in held and self._mailed.get(seq) not in living]
+        held = [task.seqs for task in (*islice(reversed(self._order), in_pipe), *waiting)]
+        known = set(chain.from_iterable(held))
+        return [
+            seq
+            for seq in self.open
+            if seq not in known and not any(seq in seqs for seqs in claimed) and self._mailed.get(seq) not in living
+        ]
 
     def _settle(self, seq: int, readers: _Readers) -> Task | None:
         if not readers.are_done:

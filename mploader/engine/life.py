@@ -162,6 +162,10 @@ class Life:
         """Seq it took last, `NO_CLAIM` if none."""
         return self.block.claimed()
 
+    def taken(self) -> range:
+        """Seqs of the task or chunk it took last, finished or not."""
+        return self.block.chunk()
+
     def kill(self, doom: Doom) -> None:
         """Presumed dead: SIGKILL. `death_fd` becomes readable when it is."""
         self.doom = doom

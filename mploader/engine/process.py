@@ -15,12 +15,13 @@ from collections import deque
 from collections.abc import Iterable
 
 from mploader import platform
-from mploader.engine.contract import Arrival, failed_here
+from mploader.engine.contract import Arrival, failed_here, free_result
 from mploader.engine.ledger import Ledger
 from mploader.engine.life import Doom, Life, Shared
 from mploader.engine.lifecycle import Event, State
+from mploader.engine.outbox import MIN_LIMIT_BYTES
 from mploader.engine.task_pipe import TaskPipe
-from mploader.engine.worker import CONTROL_FLOOR, CONTROL_PLACES, GENERATIONS, MIN_LIMIT_BYTES
+from mploader.engine.worker import CONTROL_FLOOR, CONTROL_PLACES, GENERATIONS
 from mploader.errors import MploaderError
 from mploader.limits import address_space_left_bytes
 from mploader.options import Options
@@ -36,6 +37,9 @@ READ_BYTES = 256 * records.RECORD_BYTES
 SPIN_S = 20e-6  # a sleep and its wake-up cost 23 us of CPU on both sides: yielding that long first pays
 SHORT_WAIT_S = 100e-6  # and only where the last wait was as short as this: else it takes the workers' cores
 CHEAP_NS = 30_000  # to wake a worker costs the consumer 10 to 20 us
+CHUNK_NS = 1_000_000  # tasks that take less together travel as one
+CHUNKS_A_WORKER = 4  # that fit into the window: with 2, workers and consumer wait for each other
+PACE_EVERY = 8  # so many tasks are measured before it is chosen, again and again, how many travel together
 MAX_SEGMENT_BYTES = 1 << 40
 SPARE_FACTOR = 64  # virtual room beyond a whole window of the largest results: held spans leave gaps of any size
 ADDRESS_SHARE = 4  # where the address space is limited: all memories together take this part of what is left
@@ -56,6 +60,8 @@ class Pool:
       start_error: what a worker announced that raised before it was ready.
       lives: the current incarnation of each worker, by ``worker_id``.
       restarts: replacements, by ``worker_id``.
+      chunk: so many tasks are to be sent as one: what takes about `CHUNK_NS`, and leaves each worker its share of
+        the window.
       window_limit_bytes: how much may wait, and how much may be held, in shared memory: ``memory_limit_bytes``, or
         less where the rings had to be small.
     """
@@ -89,6 +95,13 @@ class Pool:
         self._last_wait_s = 0.0
         self._arrived: deque[Arrival] = deque()
         self._run_ns = float(CHEAP_NS)  # of a task, the recent mean
+        self._n_done = 0
+        self._set_at = PACE_EVERY
+        self._bursts = max(1, options.prefetch // 2), max(1, options.prefetch // 4), 1
+        self.burst = 1
+        chunk = options.chunk
+        self.chunk = 1 if chunk == "auto" else min(chunk, options.prefetch)
+        self._max_chunk = options.prefetch // (CHUNKS_A_WORKER * options.num_workers) if chunk == "auto" else 0
         self._born = 0
         self._nudged = (-1, 0)  # a seq, and how often in a row
         self._generation = -1
@@ -147,16 +160,22 @@ class Pool:
             words[at], words[at + 1] = place
             words[CONTROL_PLACES - 1] = self._generation
 
-    def submit(self, seqs: range, base: int, epoch: int, elements: Iterable[Span] | None = None) -> None:
+    def submit(
+        self, seqs: range, base: int, epoch: int, elements: Iterable[Span] | None = None, chunk: int = 1
+    ) -> None:
         """Send tasks to whichever workers come first; the position of ``seq`` is ``seq - base``. Never blocks.
 
         Args:
           elements: where the elements of a stream lie in the arena, one a task.
+          chunk: so many tasks travel as one; 1 with ``elements``.
         """
         with self.lock:
             generation = self._generation
             if elements is None:  # the index says it all
-                tasks = [Task(seq, seq - base, 0, 0, 0, 0, 0, generation, _RUN, epoch) for seq in seqs]
+                tasks = [Task(seq, seq - base, 0, 0, 0, 0, 0, generation, _RUN, epoch, chunk) for seq in seqs[::chunk]]
+                if chunk > 1:
+                    last = tasks[-1]
+                    tasks[-1] = last._replace(n_tasks=seqs.stop - last.seq)
             else:
                 tasks = [
                     Task(seq, seq - base, *element, 0, generation, _RUN, epoch)
@@ -164,7 +183,7 @@ class Pool:
                 ]
             for task in tasks:
                 self.ledger.add(task)
-            self.tasks.send(tasks, together=self.is_cheap)  # to wake a worker costs more than cheap tasks
+            self.tasks.send(tasks, together=chunk * self._run_ns < CHEAP_NS)  # to wake a worker costs more
 
     def write_element(self, element: object) -> Span:
         """Write an element of a stream into the arena; from any thread.
@@ -237,6 +256,8 @@ class Pool:
                 self._filed += 1
             full = len(self._raw[0]) == READ_BYTES
             self._raw.clear()
+            if self._n_done > self._set_at:
+                self._set_pace()
             if not full:
                 return
 
@@ -269,8 +290,8 @@ class Pool:
     def reissue(self, seqs: list[int] | None = None) -> None:
         """Issue open tasks again as duplicates (all of them by default); no attempt is charged."""
         with self.lock:
-            known = self.ledger.open
-            self.tasks.send([known[seq] for seq in (known if seqs is None else seqs) if seq in known], together=False)
+            tasks = [self.ledger.task(seq) for seq in (list(self.ledger.open) if seqs is None else seqs)]
+            self.tasks.send([task for task in tasks if task is not None], together=False)
 
     def nudge(self, seq: int) -> None:
         """Issue a task again if no worker has it in hand although one waits for work.
@@ -282,13 +303,14 @@ class Pool:
         with self.lock:
             living = [life for life in self.lives.values() if not life.is_dead]
             waiting = [life for life in living if life.segment.words[Word.PHASE] == Phase.WAITING]
-            if not waiting or any(life.claimed() == seq for life in living):
+            # what a worker has made, and will announce with the rest of its chunk, may be made by another meanwhile
+            if not waiting or any(seq in life.taken() and seq >= life.claimed() for life in living):
                 self._nudged = (seq, 0)
                 return
             times = self._nudged[1] + 1 if self._nudged[0] == seq else 1
             self._nudged = (seq, times)
             if times == 1 or not self.tasks.n_unread:
-                self.reissue([seq])
+                self.reissue([seq, *(other for other in self.lost_tasks() if other != seq)])
             if times > MAX_NUDGES:
                 self._nudged = (seq, 0)
                 for life in waiting:
@@ -305,13 +327,13 @@ class Pool:
         self._by_incarnation[incarnation] = life
         return life
 
-    def lost_tasks(self) -> list[Task]:
-        """The open tasks that died with a worker before it claimed them."""
+    def lost_tasks(self) -> list[int]:
+        """The open tasks, by seq, that died with a worker before it claimed them."""
         living = [life for life in self.lives.values() if not life.is_dead]
         return self.ledger.lost(
             self.tasks.n_unread,
             self.tasks.waiting,
-            {life.claimed() for life in living},
+            [life.taken() for life in living],
             {life.incarnation for life in living},
         )
 
@@ -367,11 +389,21 @@ class Pool:
             self._file_rare(record, life)
             return
         if life.is_condemned:  # what it had was not completed, and is issued again once it is dead
-            free(life.segment, record.offset)
+            free_result(life.segment, record)
             self.free_elements([self.ledger.died(seq, record.incarnation)])
             return
-        self._run_ns += (record.run_ns - self._run_ns) * 0.05
-        ledger = self.ledger
+        ledger, count = self.ledger, record.n_tasks
+        self._run_ns += (record.run_ns / count - self._run_ns) * 0.05
+        self._n_done += count
+        if count > 1:
+            seqs = record.seqs
+            if ledger.are_open(seqs):
+                self._arrived.append(Arrival(record, life.segment, life.pid))
+                ledger.complete_chunk(seqs)
+            else:  # some were issued again, each by itself, and have come; the others come the same way
+                free_result(life.segment, record)
+                self.reissue(list(seqs))
+            return
         if seq in ledger.open:
             self._arrived.append(Arrival(record, life.segment, life.pid))
         else:
@@ -379,6 +411,14 @@ class Pool:
         done = ledger.complete(seq, record.incarnation)
         if done is not None:
             self.free_elements([done])
+
+    def _set_pace(self) -> None:
+        """Choose how much goes together, by what tasks have cost."""
+        self._set_at = self._n_done + PACE_EVERY
+        run_ns = self._run_ns
+        self.burst = self._bursts[0 if run_ns < CHEAP_NS else 1 if run_ns < 10 * CHEAP_NS else 2]
+        if self._max_chunk > 1:
+            self.chunk = max(1, min(self._max_chunk, int(CHUNK_NS / max(run_ns, 1.0))))
 
     def _file_rare(self, record: Result, life: Life) -> None:
         if record.kind == Kind.READY:
@@ -395,7 +435,8 @@ class Pool:
         rest = list(map(Result._make, records.iter_results(self._raw[0])))[self._filed :]
         for number, record in enumerate(rest):
             if number == 0 and record in known:
-                self.free_elements([self.ledger.complete(record.seq, record.incarnation)])
+                for seq in record.seqs:
+                    self.free_elements([self.ledger.complete(seq, record.incarnation)])
             elif number > 0 or record.seq in self.ledger.open or record.kind not in (Kind.RESULT, Kind.ERROR):
                 self._file(record)
             self._filed += 1

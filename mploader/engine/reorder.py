@@ -50,12 +50,24 @@ class ReorderBuffer(Generic[T]):
         result = self._parked.get(seq)
         return None if result is None else (seq, result)
 
-    def advance(self, seq: int) -> bool:
-        """The result that `peek` gave was handed out. False: a second call for it, which does nothing."""
+    def behind(self, number: int, seq: int) -> T | None:
+        """The result that follows ``number`` results from `peek` on, the last of which ended before ``seq``."""
+        if not self.in_order:
+            if number >= len(self._arrived):
+                return None
+            seq = self._arrived[number]
+        return self._parked.get(seq)
+
+    def advance(self, seq: int, count: int = 1) -> bool:
+        """The result that `peek` gave was handed out, or was a chunk of ``count`` results in one.
+
+        Returns:
+          False: a second call for it, which does nothing.
+        """
         # in this order: an interrupt between two of these lines is repaired by calling again
         if self.in_order:
             if seq >= self.head:
-                self.head = seq + 1
+                self.head = seq + count
         elif self._arrived and self._arrived[0] == seq:
             self._arrived.popleft()
         return self._parked.pop(seq, None) is not None

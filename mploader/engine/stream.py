@@ -10,7 +10,7 @@ D  a worker takes it, writes phase, start, then claim into its status block, and
 E  the worker pickles the result, large buffers out of band, straight into its ring       (`codec.py`)
 F  a fixed-size record announces it                                                       (`worker.py`)
 G  the consumer files the record: the first completion of a seq is parked until its turn  (`process.py`)
-H  the consumer unpickles it over leased views of the ring, and hands it out              (`_open`)
+H  the consumer unpickles it over leased views of the ring, and hands it out              (`results.py`)
 
 The consumer drives all of this from inside ``next()``; no thread stands between, but for the one that draws a
 stream's elements ahead (`feeder.py`). A head that is ready is delivered before anything is received. Ctrl-C may
@@ -28,31 +28,26 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from mploader.engine import blame
-from mploader.engine.contract import Arrival, Delivery, Elements
+from mploader.engine.contract import Delivery, Elements
 from mploader.engine.feed import Feed
 from mploader.engine.launch import Launcher, LaunchError
+from mploader.engine.opened import Opened
 from mploader.engine.process import Pool
-from mploader.engine.reorder import ReorderBuffer
+from mploader.engine.results import Results
 from mploader.engine.supervisor import Supervisor
 from mploader.engine.window import Window
 from mploader.engine.work import Work
-from mploader.errors import ClosedError, MploaderError, TaskInfo
+from mploader.errors import ClosedError, MploaderError
 from mploader.options import Options
 from mploader.pipeline.state import Saved
 from mploader.stats.block import MAX_COSTS
-from mploader.transport import codec
 from mploader.transport.lease import Leases
-from mploader.transport.records import Kind
 
 LOOK_AROUND_S = 1.0  # how long a waiting consumer sleeps before it looks whether somebody has its item in hand
 LET_GO_TIMEOUT_S = 1.0  # for a thread inside next() to see that the loader was closed
 SLOW_LOG_S = 60.0  # vLLM's "no block in 60 s" is what users quote in every report
-
-_RESULT = int(Kind.RESULT)
-
 _logger = logging.getLogger("mploader")
 
 
@@ -69,21 +64,19 @@ class Stream:
         self.options = options
         self.epoch = self.run = -1
         self.is_closed = self.is_forked = self.is_exiting = False
-        self.settled = self.skipped = self.errors = 0
-        self._floor = 0  # without an order: all below is settled,
-        self._ahead: set[int] = set()  # and these
-        self.ready_calls = self.calls = 0
+        self.skipped = self.errors = 0
+        self.n_calls = self.n_ready = 0
         self.wait_ns = self.busy_ns = 0
         self.started_ns = time.monotonic_ns()
         self.first_item_ns: int | None = None
         self.leases = Leases()
-        self.reorder: ReorderBuffer[Arrival] = ReorderBuffer(in_order=options.in_order)
         self.handouts: dict[int, Delivery] = {}
+        self.opened = Opened()
         self._turn = threading.RLock()
         self._inside = False
         self._dirty = False
         self._costs_read: dict[int, list[tuple[int, int]]] = {}  # by incarnation
-        self._struck = -1
+        self._final: tuple[Saved, int] | None = None
         self._returned_ns = 0
         self._looked_ns = self._said_slow = 0
         launcher = Launcher(
@@ -102,8 +95,9 @@ class Stream:
                 raise
         except OSError as error:
             raise blame.launch_failed(error, 0) from error
-        self.window = Window(options.prefetch, self.pool.window_limit_bytes)
+        self.window = Window(options.prefetch, self.pool.window_limit_bytes, self.opened)
         self._feed = Feed(self.pool, self.window)
+        self.results = Results(options, self.pool, self._feed, self.window, self.opened, self.leases)
         try:
             self.publish(work)
             self.supervisor.start()
@@ -124,20 +118,14 @@ class Stream:
             self._raise_trouble(run)
 
     def progress(self) -> Saved:
-        """How far the epoch has come."""
-        base = self._feed.base
-        if self.options.in_order:
-            task = self.reorder.head - base
-            saved = Saved(task, frozenset(), None, task)
-        else:
-            done = frozenset(seq - base for seq in self._ahead if seq >= self._floor)
-            saved = Saved(self._floor - base, done, None, self._floor - base + len(done))
+        """How far the epoch has come; after `close`, how far it had."""
+        saved, base = self._final or (self.results.progress(), self._feed.base)
         return saved.without(made.seq - base for made in list(self.handouts.values()) if not made.is_end)
 
     @property
     def delivered(self) -> int:
         """Items handed out, errors included."""
-        return self.settled - self.skipped
+        return self.results.settled - self.skipped - len(self.opened)
 
     def publish(self, work: Work) -> None:
         """Publish what the workers run from the next task on.
@@ -213,6 +201,7 @@ class Stream:
         if self._turn.acquire(timeout=LET_GO_TIMEOUT_S):  # not while another thread is inside the source
             try:
                 if not self._inside:
+                    self._final = self.progress(), self._feed.base  # what an interrupt kept back will not be handed out
                     self.handouts.clear()
                     self._let_go()
             finally:
@@ -220,8 +209,10 @@ class Stream:
 
     def _let_go(self) -> None:
         """Keep no source, no item, no memory; of shared memory, only what the user's results lie in is left."""
+        if self._final is None:
+            self._final = self.results.progress(), self._feed.base
         self._feed.clear()
-        self.reorder.start(self._feed.base)
+        self.results.start(self._feed.base)
         self.window.clear()
         self._work = Work.nothing()
         if not self.supervisor.is_alive:
@@ -230,6 +221,7 @@ class Stream:
     def drop(self) -> None:
         """In a forked child: everything here is the parent's."""
         self.is_closed = self.is_forked = self.pool.trouble = True
+        self.opened.begin()
         self.pool.lock = threading.RLock()
         self._turn = threading.RLock()
         self.leases.forget()
@@ -239,12 +231,10 @@ class Stream:
     def _drop_epoch(self) -> None:
         self._feed.clear()
         base = self._feed.base
-        for arrival in [*self.pool.cancel(base), *self.reorder.start(base)]:
+        for arrival in [*self.pool.cancel(base), *self.results.start(base)]:
             arrival.free()
         self.window.clear()
         self.handouts.clear()
-        self._ahead.clear()
-        self._floor = base
         self.supervisor.wake()
 
     # -- one item ----------------------------------------------------------------------------------
@@ -255,6 +245,24 @@ class Stream:
         Raises:
           ClosedError: closed, or a newer epoch was begun.
           WorkerStartError: workers cannot start.
+        """
+        with self._turn:
+            while True:
+                delivery = self.fill(run, thread)
+                if delivery is not None:
+                    return delivery
+                if self.opened:
+                    self._dirty = True
+                    delivery = self._hand_out(run, thread)
+                    self._dirty = False
+                    assert delivery is not None
+                    return delivery
+
+    def fill(self, run: int, thread: int) -> Delivery | None:
+        """See to it that there is something to hand out: in ``opened.ready``, or else a delivery, as `take` gives it.
+
+        Raises:
+          ClosedError, WorkerStartError: as `take`.
         """
         if self._feed.is_stream and self._feed.is_inside_source():
             raise RuntimeError("next() was called from inside the source of the same loader")
@@ -268,7 +276,7 @@ class Stream:
                 self._dirty = True
                 delivery = self.handouts.get(thread)
                 if delivery is None or delivery.run != run:
-                    delivery = self._next(run, thread)
+                    delivery = self._fill(run, thread)
                 self._dirty = False
             except MploaderError:
                 self._dirty = False
@@ -283,31 +291,37 @@ class Stream:
                     self._let_go()
         return delivery
 
-    def _next(self, run: int, thread: int) -> Delivery:
-        self.calls += 1
+    def _fill(self, run: int, thread: int) -> Delivery | None:
         if self._returned_ns:
             self.busy_ns += time.monotonic_ns() - self._returned_ns
         waited_from = 0
-        feed = self._feed
+        feed, opened, pool = self._feed, self.opened, self.pool
+        if len(opened.seqs) > 1 and run == self.run and not (pool.trouble or feed.draws_here):
+            feed.admit_lazily()  # others were handed out since
         while True:
-            if run != self.run or self.pool.trouble:
+            if run != self.run or pool.trouble:
                 self._raise_trouble(run)
+            if opened.values or opened.rest:
+                if opened.values:
+                    delivery = None
+                else:
+                    delivery = self._hand_out(run, thread)
+                    if delivery is None:
+                        continue
+                feed.admit_lazily()
+                self._returned_ns = time.monotonic_ns()
+                if self.first_item_ns is None:
+                    self.first_item_ns = self._returned_ns - self.started_ns
+                return delivery
             if self.leases.dead:
                 self.leases.reap()
-            found = self.reorder.peek()
-            if found is not None:
-                delivery = self._deliver(run, thread, *found)
-                if delivery is not None:
-                    if not waited_from:
-                        self.ready_calls += 1
-                    feed.admit_lazily()
-                    self._returned_ns = time.monotonic_ns()
-                    if self.first_item_ns is None:
-                        self.first_item_ns = self._returned_ns - self.started_ns
-                    return delivery
+            if self.results.open(self.epoch):
+                self.n_calls += 1
+                if not waited_from:
+                    self.n_ready += 1
                 continue
             look = feed.admit()
-            if (feed.draws_here and self._receive()) or look:
+            if (feed.draws_here and self.results.receive()) or look:
                 continue
             if feed.is_exhausted and not self.window.outstanding:
                 delivery = self.handouts[thread] = Delivery(run, is_end=True)
@@ -318,36 +332,7 @@ class Stream:
             if not waited_from:
                 waited_from = time.monotonic_ns()
             self._wait(waited_from)
-            self._receive()
-
-    def _receive(self) -> bool:
-        """Park what has arrived; True if there was anything."""
-        arrived = self.pool.receive()
-        if not arrived:
-            return False
-        while arrived:
-            arrival = arrived[0]
-            record = arrival.record
-            if self.reorder.park(record.seq, arrival):
-                self.window.park(record.span_nbytes)
-            arrived.popleft()
-        return True
-
-    def _deliver(self, run: int, thread: int, seq: int, arrival: Arrival) -> Delivery | None:
-        """Hand out the head; None if it was skipped."""
-        index = seq - self._feed.base
-        value, error, leased = self._open(seq, index, arrival)
-        if index in self._feed.done:
-            self._settle(seq, arrival, leased)
-            return None
-        made = Delivery(run, seq, value, error, False, index, arrival.is_source)
-        delivery = made if error is None else self._judge(made, error)
-        if delivery is not None:
-            self.handouts[thread] = delivery  # from here on it is handed out, whatever interrupts
-        else:
-            self.skipped += 1
-        self._settle(seq, arrival, leased)
-        return delivery
+            self.results.receive()
 
     def _judge(self, failed: Delivery, error: BaseException) -> Delivery | None:
         """What ``on_error`` makes of a failed item; None if it is skipped."""
@@ -362,55 +347,19 @@ class Stream:
         except Exception as raised:  # noqa: BLE001  it takes the item's place
             return Delivery(failed.run, failed.seq, None, blame.by_on_error(raised, error))
 
-    def _open(self, seq: int, index: int, arrival: Arrival) -> tuple[Any, BaseException | None, bool]:
-        """Rebuild what arrived. Returns value, error, and whether a lease frees the span."""
-        if arrival.error is not None:
-            told = getattr(arrival.error, "mploader_task", None)
-            if isinstance(told, TaskInfo) and told.element is None:
-                shown = replace(told, element=self._feed.describe(index))
-                BaseException.__setattr__(arrival.error, "mploader_task", shown)
-            return None, arrival.error, False
-        assert arrival.segment is not None
-        record, leases = arrival.record, None
-        if record.n_buffers and self.leases.nbytes + record.span_nbytes <= self.pool.window_limit_bytes:
-            leases = self.leases
-        try:
-            if record.kind != _RESULT:
-                return None, blame.failed(arrival, index, self.epoch, self.options), False
-            # H: rebuilt over leased views of the ring
-            return codec.read(arrival.segment, record, leases), None, leases is not None
-        except BaseException as exc:  # a result that cannot be rebuilt costs one item
-            if isinstance(exc, KeyboardInterrupt) and self._struck != seq:
-                self._struck = seq  # Ctrl-C: the next call rebuilds it; twice at one item, it is the item's own
-                raise
-            info = TaskInfo(
-                index=index,
-                element=self._feed.describe(index),
-                seq=seq,
-                epoch=self.epoch,
-                worker_id=record.worker_id,
-                pid=arrival.pid,
-                attempt=record.attempt,
-            )
-            return None, blame.not_rebuilt(exc, info), leases is not None
-
-    def _settle(self, seq: int, arrival: Arrival, leased: bool) -> None:
-        if self.reorder.advance(seq):
-            self.window.deliver(arrival.record.span_nbytes)
-            self.settled += 1
-            if not self.options.in_order:
-                self._count(seq)
-        if leased:
-            self.leases.arm()
+    def _hand_out(self, run: int, thread: int) -> Delivery | None:
+        """Hand out the first of `opened`; None if it was skipped."""
+        opened = self.opened
+        seq = opened.left[0]
+        value, error, is_source = opened.first()
+        made = Delivery(run, seq, value, error, False, seq - self._feed.base, is_source)
+        delivery = made if error is None else self._judge(made, error)
+        if delivery is not None:
+            self.handouts[thread] = delivery  # from here on it is handed out, whatever interrupts
         else:
-            arrival.free()
-
-    def _count(self, seq: int) -> None:
-        """Note a delivery for `progress`; noting it twice changes nothing."""
-        self._ahead.add(seq)
-        while self._floor in self._ahead:
-            self._floor += 1
-            self._ahead.discard(self._floor - 1)
+            self.skipped += 1
+        opened.drop_first()
+        return delivery
 
     def _raise_trouble(self, run: int) -> None:
         if self.is_forked:
@@ -452,7 +401,7 @@ class Stream:
     def _waits_for(self) -> int | None:
         with self.pool.lock:
             open_seqs = self.pool.ledger.open
-            return self.reorder.head if self.reorder.head in open_seqs else min(open_seqs, default=None)
+            return self.results.head if self.results.head in open_seqs else min(open_seqs, default=None)
 
     # -- after an interrupt ------------------------------------------------------------------------
 
@@ -463,18 +412,10 @@ class Stream:
         with pool.lock:
             pool.file_records()
             issued = max(pool.ledger.open, default=-1)
-        arrived = max((arrival.record.seq for arrival in pool.receive()), default=-1)
+        arrived = max((arrival.record.seqs[-1] for arrival in pool.receive()), default=-1)
         self._feed.repair(max(issued, arrived))
-        for delivery in list(self.handouts.values()):
-            if delivery.seq in self.reorder:
-                parked = self.reorder.get(delivery.seq)
-                leased = parked.record.n_buffers > 0  # its lease frees it, or a copy leaves one span unused
-                self._settle(delivery.seq, parked, leased)
-            elif not delivery.is_end:
-                self.reorder.advance(delivery.seq)
-                self._count(delivery.seq)
-        self._receive()
-        parked_bytes = sum(arrival.record.span_nbytes for arrival in self.reorder.all())
-        self.window.restore(len(pool.ledger.open) + len(self.reorder), len(self.reorder), parked_bytes)
+        self.results.repair(list(self.handouts.values()))
+        self.results.receive()
+        self.results.restore_window(len(pool.ledger.open))
         pool.reissue()
         self._dirty = False

@@ -205,7 +205,7 @@ class Supervisor:
             pool.free_elements([pool.ledger.died(seq, life.incarnation), *pool.ledger.forget_below(pool.floor)])
             if life.is_condemned and life.doom is not None:  # it may have gone on to another task before it died
                 seq, attempt, element = life.doom.seq, life.doom.attempt, life.doom.element
-            task = pool.ledger.open.get(seq)
+            task = pool.ledger.task(seq)
             if task is not None:
                 if element != NO_ELEMENT:
                     tried = pool.ledger.charge_element(seq, element)
@@ -224,8 +224,8 @@ class Supervisor:
         with pool.lock:
             pool.file_records()  # what the others completed meanwhile is not lost
             if again is not None and successor.mail(again):
-                pool.ledger.wrote(again.seq, successor.incarnation)
-            pool.reissue([lost.seq for lost in pool.lost_tasks()])
+                pool.ledger.wrote(again, successor.incarnation)
+            pool.reissue(pool.lost_tasks())
             pool.wakeup.set()
 
     def _bury(self, life: Life) -> int | None:

@@ -54,7 +54,7 @@ class TaskPipe:
         """Write what the pipe has room for now."""
         while self._backlog:
             task = self._backlog[0]
-            if task.seq not in self._ledger.open:  # completed meanwhile: its element may be gone
+            if task.n_tasks == 1 and task.seq not in self._ledger.open:  # completed meanwhile: its element may be gone
                 self._backlog.popleft()
                 continue
             try:
@@ -62,7 +62,7 @@ class TaskPipe:
             except BlockingIOError:
                 return
             self._backlog.popleft()
-            self._ledger.wrote(task.seq)
+            self._ledger.wrote(task)
         if self._watched:
             self._watched = False
             self._poller.unregister(self.fd)
@@ -77,9 +77,9 @@ class TaskPipe:
         return platform.queued_bytes(self.read_fd) // records.RECORD_BYTES
 
     @property
-    def waiting(self) -> list[int]:
-        """The seqs that were never written."""
-        return [task.seq for task in self._backlog]
+    def waiting(self) -> list[Task]:
+        """What was never written."""
+        return list(self._backlog)
 
     def close(self) -> None:
         """Close both ends; idempotent."""
@@ -99,6 +99,6 @@ class TaskPipe:
                     self._poller.register(self.fd, platform.WRITABLE)
             else:
                 for task in tasks:
-                    self._ledger.wrote(task.seq)
+                    self._ledger.wrote(task)
                 return
         self._backlog.extend(tasks)

@@ -7,6 +7,8 @@ parked later items: a deadlock in 300 of 300 runs of a model.
 
 from __future__ import annotations
 
+from mploader.engine.opened import Opened
+
 _FORGET = 0.98  # how much of the size estimate is left after one smaller result
 
 
@@ -14,12 +16,14 @@ class Window:
     """Counts what is admitted and not delivered, in items and bytes.
 
     Attributes:
-      outstanding: items admitted and not yet delivered, those that still run included.
+      outstanding: items admitted and neither delivered nor opened, those that still run included.
       parked: of these, how many have arrived.
       parked_bytes: size of the arrived ones.
     """
 
-    def __init__(self, prefetch: int, limit_bytes: int) -> None:
+    def __init__(self, prefetch: int, limit_bytes: int, opened: Opened | None = None) -> None:
+        """Have room for so much; of ``opened``, the first is being handed out, the others are outstanding still."""
+        self._opened = Opened() if opened is None else opened
         self.prefetch = prefetch
         self.limit_bytes = limit_bytes
         self.outstanding = 0
@@ -33,7 +37,9 @@ class Window:
 
     def room(self) -> int:
         """How many more may be admitted, as far as can be told now; at least one if nothing is outstanding."""
-        outstanding = self.outstanding
+        opened = self._opened
+        held = len(opened.values) + len(opened.rest)
+        outstanding = self.outstanding + held - 1 if held > 1 else self.outstanding
         free = self.prefetch - outstanding
         if free > 0 and self.parked_bytes + self.prefetch * self._estimate > self.limit_bytes:
             running = outstanding - self.parked
@@ -46,17 +52,17 @@ class Window:
         """Count some more."""
         self.outstanding += count
 
-    def park(self, nbytes: int) -> None:
-        """One has arrived, with this size."""
-        self.parked += 1
+    def park(self, nbytes: int, count: int = 1) -> None:
+        """One has arrived, with this size, or some together."""
+        self.parked += count
         self.parked_bytes += nbytes
-        estimate = self._estimate * _FORGET
-        self._estimate = nbytes if nbytes > estimate else estimate
+        estimate, each = self._estimate * _FORGET, nbytes / count
+        self._estimate = each if each > estimate else estimate
 
-    def deliver(self, nbytes: int) -> None:
-        """One that had arrived was handed out: what the user holds does not count."""
-        self.outstanding -= 1
-        self.parked -= 1
+    def deliver(self, nbytes: int, count: int = 1) -> None:
+        """One that had arrived, or some together, was handed out: what the user holds does not count."""
+        self.outstanding -= count
+        self.parked -= count
         self.parked_bytes -= nbytes
 
     def restore(self, outstanding: int, parked: int, parked_bytes: int) -> None:

@@ -11,9 +11,9 @@ import atexit
 import contextlib
 import faulthandler
 import os
-import pickle
 import random
 import signal
+import struct
 import sys
 import time
 import traceback
@@ -22,27 +22,29 @@ from typing import Any, NoReturn
 import numpy as np
 
 from mploader import platform, worker_info
+from mploader.engine.outbox import NOTHING, Outbox
 from mploader.engine.work import Work
 from mploader.pipeline.fetch import short_repr
 from mploader.pipeline.node import UNKNOWN, Raised, Runtime
 from mploader.pipeline.rng import derive
 from mploader.stats.block import BLOCK_BYTES, MAX_COSTS, NO_ELEMENT, Phase, StatusBlock, Word
 from mploader.transport import failure, main_module, payload, records
-from mploader.transport.codec import NoRoomError, Span, SpanWriter, read
-from mploader.transport.diagnose import find_unpicklable
+from mploader.transport.codec import Span, SpanWriter, read
 from mploader.transport.records import Kind, Task, Verb
 from mploader.transport.reducers import count_tracked, dispatch_table, learn
 from mploader.transport.segment import Segment
 
-SPIN_NS = 20_000  # to be woken costs 23 us of CPU, here and in the consumer: yielding that long first pays
-SHORT_WAIT_NS = 100_000  # and only where the last wait was as short as this: else it takes the others' cores
+SPIN_NS = 100_000  # to be woken costs 23 us of CPU, here and in the consumer: yielding that long first pays
+SHORT_WAIT_NS = 150_000  # and only where the last wait was as short as this: else it takes the others' cores
 TICK_NS = 1_000_000_000  # how often a worker looks at its own memory
 IDLE_TICKS = 2  # one gives back what the last second did not need, the next what nothing holds; then it only sleeps
-MIN_LIMIT_BYTES = 1 << 20  # errors arrive, whatever memory_limit_bytes says
+FLUSH_NS = 1_000_000  # of a chunk that takes longer, what is done goes out
 CONTROL_FLOOR = 0  # words of the control segment
 CONTROL_PLACES = 8
 GENERATIONS = 128  # published places that are kept; a worker is never that far behind
 
+_PHASE = struct.Struct("@2q")  # PHASE and SINCE_NS, the first two words
+_HAND = struct.Struct("@3q")  # ATTEMPT, INDEX and STARTED_NS
 _RUN, _RUNNING, _WRITING, _WAITING = int(Verb.RUN), int(Phase.RUNNING), int(Phase.WRITING), int(Phase.WAITING)
 _RESULT, _ERROR = int(Kind.RESULT), int(Kind.ERROR)  # plain: an enum's member costs more than all else in its line
 
@@ -57,19 +59,19 @@ class Worker:
         fds = config["fds"]
         self._tasks_fd: int = fds["tasks"]
         self._mailbox_fd: int = fds["mailbox"]
-        self._records_fd: int = fds["records"]
         self._payload_fd: int = fds["payload"]
         segment = Segment(fds["segment"], config["segment_nbytes"])
-        self._words = segment.words
+        self._words, self._view = segment.words, segment.view
         self._block = StatusBlock(segment.words)
-        self._writer = SpanWriter(segment, BLOCK_BYTES, config["limit_bytes"])
+        writer = SpanWriter(segment, BLOCK_BYTES, config["limit_bytes"])
+        self._outbox = Outbox(writer, fds["records"], self.incarnation, self.worker_id)
         self._control = Segment(fds["control"], config["control_nbytes"], writable=False).words
         self._arena = Segment(fds["arena"], config["arena_nbytes"], writable=False)
         self._work = Work.nothing()
         self._generation = -1
         self._mail_read = 0
         self._ticked_ns = 0
-        self._last_wait_ns = 0
+        self._last_wait_ns = self._done_ns = 0
         self._idle_ticks = 0
         self._consumer = platform.Process(config["consumer_pid"])
         self._consumer_fd = self._consumer.fd
@@ -103,19 +105,23 @@ class Worker:
             )
             self._load(int(self._control[CONTROL_PLACES - 1]))
         except BaseException as exc:  # noqa: BLE001  SystemExit too is a failed start
-            packed = failure.pack(exc, self._writer.dispatch)
+            packed = failure.pack(exc, self._outbox.writer.dispatch)
             what = "not loaded" if self._work is nothing else "init raised"
-            self._announce(Kind.START_ERROR, Task(0, -1), self._store_failure(what, packed, ""), 0)
+            self._tell(Kind.START_ERROR, 0, self._outbox.store_failure(what, packed, ""))
             return False
-        self._announce(Kind.READY, Task(0, -1), Span(0, 0, 0, 0), 0)
+        self._tell(Kind.READY, 0, NOTHING)
         return True
+
+    def _tell(self, kind: Kind, seq: int, span: Span) -> None:
+        self._outbox.announce(kind, seq, 0, span, 0)
+        self._outbox.flush()
 
     def _load(self, generation: int) -> None:
         at = CONTROL_PLACES + 2 * (generation % GENERATIONS)
         place = payload.Place(int(self._control[at]), int(self._control[at + 1]))
         self._work = payload.load(self._payload_fd, place)
-        self._writer.dispatch = dispatch_table()
-        self._writer.always_dispatch = count_tracked() > 0
+        self._outbox.writer.dispatch = dispatch_table()
+        self._outbox.writer.always_dispatch = count_tracked() > 0
         seeds = self._attach().seeds
         if seeds is not None and not self._work.reseeds:  # else all workers draw the same numbers
             seeds.apply(derive(self._seed, self.incarnation))
@@ -139,8 +145,8 @@ class Worker:
 
     def _learn(self, known: int) -> None:
         """Classes of the program's were loaded: their instances travel by their ids."""
-        self._writer.dispatch = learn(self._writer.dispatch, known)
-        self._writer.always_dispatch = True
+        self._outbox.writer.dispatch = learn(self._outbox.writer.dispatch, known)
+        self._outbox.writer.always_dispatch = True
 
     def _become_copy(self) -> None:
         self._is_copy = True
@@ -150,6 +156,7 @@ class Worker:
     def run(self) -> None:
         """Work until told to stop."""
         words, control = self._words, self._control
+        self._done_ns = done = words[Word.SINCE_NS]
         while True:
             data = self._take()
             if not data:
@@ -162,19 +169,24 @@ class Worker:
                 continue
             if task.seq < control[CONTROL_FLOOR]:  # of an epoch that was given up
                 if task.span_nbytes:
-                    self._announce(Kind.SKIPPED, task, Span(0, 0, 0, 0), 0)
+                    self._tell(Kind.SKIPPED, task.seq, NOTHING)
                 continue
             now = time.monotonic_ns()
-            self._last_wait_ns = now - words[Word.SINCE_NS]
-            words[Word.WAITING_NS] += self._last_wait_ns
-            self._run_task(task, now)
-            if words[Word.SINCE_NS] - self._ticked_ns > TICK_NS:
-                self._tick(words[Word.SINCE_NS])
+            self._last_wait_ns = waited_ns = now - done
+            words[Word.WAITING_NS] += waited_ns
+            now = self._run_chunk(task, now) if task.n_tasks > 1 else self._run_item(task, task.seq, task.position, now)
+            self._outbox.flush()
+            self._done_ns = done = time.monotonic_ns()
+            words[Word.WRITING_NS] += done - now
+            _PHASE.pack_into(self._view, 0, _WAITING, done)
+            self._idle_ticks = 0
+            if done - self._ticked_ns > TICK_NS:
+                self._tick(done)
 
     def _take(self) -> bytes:
         """The next task record; b"" when the consumer is gone."""
         words = self._words
-        spin_until = words[Word.SINCE_NS] + SPIN_NS if self._last_wait_ns < SHORT_WAIT_NS else 0
+        spin_until = self._done_ns + SPIN_NS if self._last_wait_ns < SHORT_WAIT_NS else 0
         while True:
             if words[Word.MAIL] != self._mail_read:  # its own mailbox first; the poll below sees what this misses
                 with contextlib.suppress(BlockingIOError):
@@ -201,39 +213,46 @@ class Worker:
                         self._mail_read += 1
                         return data
 
-    def _run_task(self, task: Task, now: int) -> None:
-        words = self._words
-        attempt = task.attempt
+    def _run_chunk(self, task: Task, now: int) -> int:
+        """Run the tasks of a chunk, one after the other; returns when the last was done."""
+        words, seq, flush_at = self._words, task.seq, now + FLUSH_NS
+        words[Word.CHUNK_END] = seq + task.n_tasks
+        words[Word.CHUNK_SEQ] = seq
+        for position in range(task.position, task.position + task.n_tasks):
+            now = self._run_item(task, seq, position, now)
+            seq += 1
+            if seq < self._control[CONTROL_FLOOR]:  # given up meanwhile
+                break
+            if now > flush_at:  # they take longer than was thought: nobody waits for the last
+                self._outbox.flush()
+                flush_at = now + FLUSH_NS
+        return now
+
+    def _run_item(self, task: Task, seq: int, position: int, now: int) -> int:
+        """Run one task, which begins ``now``, and write its result; returns when it was done."""
+        words, view, outbox = self._words, self._view, self._outbox
+        writer, attempt, began = outbox.writer, task.attempt, now
+        trouble: BaseException | None
+        value: Any
+        span: Any  # where the result lies, or of a chunk's small one the pickle
         while True:
-            words[Word.INDEX] = task.position
-            words[Word.ATTEMPT] = attempt
             words[Word.ELEMENT] = NO_ELEMENT
-            words[Word.STARTED_NS] = now
-            words[Word.SINCE_NS] = now
-            words[Word.PHASE] = _RUNNING
-            words[Word.CLAIM] = task.seq  # D: claimed: whoever reads this word sees the ones above
-            trouble: BaseException | None = None
-            value: Any = None
+            _HAND.pack_into(view, 8 * Word.ATTEMPT, attempt, position, now)
+            _PHASE.pack_into(view, 0, _RUNNING, now)
+            words[Word.CLAIM] = seq  # D: claimed: whoever reads this word sees the ones above
+            value, trouble = None, None
             try:
                 if task.generation != self._generation:
                     self._load(task.generation)
-                work = self._work
-                element: Any = task.position
-                if task.span_nbytes:
-                    span = Span(task.offset, task.stream_nbytes, task.span_nbytes, task.n_buffers)
-                    known = count_tracked()
-                    element = read(self._arena, span, None)
-                    if count_tracked() != known:
-                        self._learn(known)
-                value = work.program.run(element, task.position, task.epoch)
+                program = self._work.program
+                value = program.run(self._read(task) if task.span_nbytes else position, position, task.epoch)
             except BaseException as exc:  # noqa: BLE001  nothing the user raises may end a worker or an epoch
                 trouble = exc
             if self._is_copy:
                 _leave(trouble)
             then = time.monotonic_ns()
             words[Word.RUNNING_NS] += then - now
-            words[Word.SINCE_NS] = then
-            words[Word.PHASE] = _WRITING
+            _PHASE.pack_into(view, 0, _WRITING, then)
             if trouble is not None and isinstance(trouble, self._work.retry_on):
                 if self._work.program.runtime.is_spent:
                     attempt = self._retries
@@ -242,83 +261,50 @@ class Worker:
                     now = then
                     continue
             break
-        if attempt != task.attempt:
-            task = task._replace(attempt=attempt)
-        told = _shown(self._work.program.runtime.element) if trouble is not None else ""
+        program, is_part = self._work.program, task.n_tasks > 1 and not attempt
         if trouble is None:
             try:
-                if self._work.program.many:
+                if program.many:
                     value = [self._packed(part) if type(part) is Raised else part for part in value]
-                span = self._writer.write(value)  # E: straight into the ring
-                kind = _RESULT
+                span = writer.write_part(value) if is_part else writer.write(value)  # E: straight into the ring
             except BaseException as exc:  # noqa: BLE001  what pickling raised is the item's error
-                kind, span = _ERROR, self._write_refused(exc, value)
+                trouble = exc
+                span = outbox.store_refused(exc, value, _shown(program.runtime.element))
             del value
         else:
-            kind, span = (
-                _ERROR,
-                self._store_failure("raised", failure.pack(trouble, self._writer.dispatch), told, where=self._where()),
-            )
-        del trouble
-        self._work.program.runtime.element = UNKNOWN
+            packed = failure.pack(trouble, writer.dispatch)
+            span = outbox.store_failure("raised", packed, _shown(program.runtime.element), where=self._where())
+        program.runtime.element = UNKNOWN
+        done = time.monotonic_ns()
         words[Word.ITEMS] += 1
-        if kind == _ERROR:
-            words[Word.ERRORS] += 1
-        words[Word.NBYTES] += span.span_nbytes
-        done = time.monotonic_ns()
-        self._announce(kind, task, span, done - now)
-        done = time.monotonic_ns()
+        if trouble is None and is_part:
+            words[Word.NBYTES] += outbox.add(seq, span, done - began)
+        else:
+            if trouble is not None:
+                words[Word.ERRORS] += 1
+            words[Word.NBYTES] += span[2]
+            outbox.announce(_RESULT if trouble is None else _ERROR, seq, attempt, span, done - began)
         words[Word.WRITING_NS] += done - then
-        words[Word.SINCE_NS] = done
-        words[Word.PHASE] = _WAITING
-        self._idle_ticks = 0
+        return done
+
+    def _read(self, task: Task) -> Any:
+        """The element of a stream that travels with a task."""
+        known = count_tracked()
+        element = read(self._arena, Span(task.offset, task.stream_nbytes, task.span_nbytes, task.n_buffers), None)
+        if count_tracked() != known:
+            self._learn(known)
+        return element
 
     def _packed(self, part: Raised) -> Raised:
-        return Raised(failure.pack(part.error, self._writer.dispatch), part.where)
-
-    def _write_refused(self, exc: BaseException, value: object) -> Span:
-        told = _shown(self._work.program.runtime.element)
-        if isinstance(exc, NoRoomError):
-            return self._store_failure("too large", failure.pack(exc, {}), told, needed_bytes=exc.args[0])
-        packed = failure.pack(exc, self._writer.dispatch)
-        if not isinstance(exc, Exception):
-            return self._store_failure("raised", packed, told)
-        culprit = find_unpicklable(value, "result", role="result")
-        return self._store_failure(
-            "not picklable", packed, told, sentence=culprit.sentence, path=culprit.path, type_name=culprit.type_name
-        )
+        return Raised(failure.pack(part.error, self._outbox.writer.dispatch), part.where)
 
     def _where(self) -> str:
         program = self._work.program
         return "" if program.is_simple else program.runtime.where()
 
-    def _store_failure(self, what: str, packed: failure.Packed, element: str, **details: Any) -> Span:
-        told = {"pid": os.getpid(), "element": element, **details}
-        if packed.pickled is not None and len(packed.pickled) > max(self._writer.limit_bytes, MIN_LIMIT_BYTES):
-            packed = packed._replace(
-                pickled=None, why_not=f"it is larger than memory_limit_bytes, {len(packed.pickled):,}"
-            )
-        # a plain tuple and dict of strings and bytes: this pickle cannot fail, nor its loading
-        return self._writer.store(pickle.dumps((what, packed, told), 5))
-
-    def _announce(self, kind: int, task: Task, span: Span, run_ns: int) -> None:
-        record = records.pack_result(
-            task.seq,
-            span.offset,
-            span.stream_nbytes,
-            span.span_nbytes,
-            max(0, run_ns),
-            self.incarnation,
-            task.attempt,
-            span.n_buffers,
-            kind,
-            self.worker_id,
-        )
-        os.write(self._records_fd, record)  # F: one write, whole or not at all
-
     def _tick(self, now: int) -> None:
         self._ticked_ns = now
-        self._writer.shrink()
+        self._outbox.writer.shrink()
         self._words[Word.RSS_BYTES] = platform.resident_bytes()
 
 

@@ -40,6 +40,8 @@ class Word:
     STARTING_NS = 12
     RSS_BYTES = 13  # sampled by the worker about once a second
     ELEMENT = 14  # which of a task's several elements is in hand, by its index below the batch
+    CHUNK_SEQ = 15  # first seq of the chunk taken last, and the one behind its last; a single task leaves them
+    CHUNK_END = 16
     MAIL = 64  # tasks written to this worker's mailbox; written by the consumer, in a cache line of its own
     COSTS = 128  # of each function of a pipeline: nanoseconds, calls
 
@@ -113,6 +115,13 @@ class StatusBlock:
     def claimed(self) -> int:
         """Seq of the last task taken, finished or not; NO_CLAIM before the first."""
         return int(self.words[Word.CLAIM])
+
+    def chunk(self) -> range:
+        """Seqs of the task or chunk taken last, finished or not; empty before the first."""
+        claim, taken = self.claimed(), range(self.words[Word.CHUNK_SEQ], self.words[Word.CHUNK_END])
+        if claim in taken:
+            return taken
+        return range(claim, claim + 1) if claim != NO_CLAIM else range(0)
 
     def hand(self) -> Hand | None:
         """The task in hand, None if there is none; pickling runs user code too."""

@@ -21,7 +21,9 @@ def snapshot(stream: Any, options: Options) -> LoaderStats:
         workers = tuple(worker(life, number, pool.restarts[number], now) for number, life in enumerate(lives))
         # what is let go of counts as held no longer, though nobody called `next()` since
         stream.leases.reap(between=False)
-    calls = getattr(stream, "calls", 0)
+    results = getattr(stream, "results", None)
+    with_others = results.n_ready if results is not None else 0
+    n_calls = getattr(stream, "n_calls", 0) + with_others
     first_item_ns = getattr(stream, "first_item_ns", None)
     return LoaderStats(
         workers=workers,
@@ -35,7 +37,7 @@ def snapshot(stream: Any, options: Options) -> LoaderStats:
         leased_bytes=stream.leases.nbytes if pool is not None else 0,
         consumer_wait_s=getattr(stream, "wait_ns", 0) / 1e9,
         consumer_busy_s=getattr(stream, "busy_ns", 0) / 1e9,
-        ready_share=stream.ready_calls / calls if calls else 0.0,
+        ready_share=(stream.n_ready + with_others) / n_calls if n_calls else 0.0,
         first_item_s=None if first_item_ns is None else first_item_ns / 1e9,
         elapsed_s=(now - stream.started_ns) / 1e9 if stream is not None else 0.0,
         restarts=sum(pool.restarts) if pool is not None else 0,

@@ -47,7 +47,7 @@ class Leases:
 
     def __init__(self) -> None:
         self.nbytes = 0
-        self._pending: _Watch | None = None
+        self._pending: list[_Watch] = []
         self._lock = threading.RLock()
         self._carried: set[int] = set()  # segments that a forked process may read from, by id
         self._watched: dict[int, _Watch] = {}  # by id: a weak reference hashes as its array
@@ -64,17 +64,20 @@ class Leases:
         watch = _Watch(array, self.dead.append)
         watch.segment, watch.start, watch.nbytes, watch.armed = segment, start, nbytes, False
         with self._lock:
-            self._pending = watch
+            self._pending.append(watch)
             self._watched[id(watch)] = watch
             self.nbytes += nbytes
         return memoryview(array)  # type: ignore[arg-type]
 
+    def begin(self) -> None:
+        """Forget what was leased and not armed: its hand-over was interrupted, and begins anew."""
+        self._pending = []
+
     def arm(self) -> None:
-        """What was leased last has been handed over: from now on its death frees the span."""
-        pending = self._pending
-        if pending is not None:
-            pending.armed = True  # first: who reaps in another thread leaves alone what is pending
-        self._pending = None
+        """What was leased since `begin` has been handed over: from now on its death frees the span."""
+        for watch in self._pending:
+            watch.armed = True  # first: who reaps in another thread leaves alone what is pending
+        self._pending = []
 
     def reap(self, *, between: bool = True) -> bool:
         """Free the spans whose last view has died since the last call; True if there were any.
@@ -86,7 +89,7 @@ class Leases:
         with self._lock:
             while dead:
                 watch = dead[0]
-                if watch is self._pending and not between:
+                if not between and any(watch is pending for pending in self._pending):
                     break
                 key = id(watch)
                 # freed, then removed: an interrupt repeats it, harmlessly. No call stands in here: a collector's
@@ -103,7 +106,7 @@ class Leases:
 
     def retire(self) -> None:
         """Never free what is leased now: a forked process reads it too, and nobody hears when it is done."""
-        self._pending = None
+        self._pending = []
         for watch in list(self._watched.values()):
             watch.armed = False
             if watch.segment is not None:
@@ -116,7 +119,7 @@ class Leases:
           segments: memories that nobody reads but through a lease; those of the leases are among them or not.
         """
         with self._lock:
-            self._pending = None
+            self._pending = []
             self.reap()
             covered: dict[int, tuple[Segment, list[tuple[int, int]]]] = {id(one): (one, []) for one in segments}
             for watch in list(self._watched.values()):

@@ -12,8 +12,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 RECORD_BYTES = 64
-_TASK = struct.Struct("<QqQQQIIIII4x")
-_RESULT = struct.Struct("<QQQQQIIIHH8x")
+_TASK = struct.Struct("<QqQQQIIIIII")
+_RESULT = struct.Struct("<QQQQQIIIHHI4x")
 assert _TASK.size == _RESULT.size == RECORD_BYTES
 
 
@@ -36,7 +36,7 @@ class Kind(IntEnum):
 
 
 class Task(NamedTuple):
-    """Consumer to worker: run ``fn`` on one element.
+    """Consumer to worker: run ``fn`` on one element, or on each of a chunk: ``n_tasks`` of them, one after the other.
 
     ``offset`` and the sizes locate the element in the consumer's arena; all are 0 where the index itself
     is enough (``span_nbytes == 0``).
@@ -52,10 +52,25 @@ class Task(NamedTuple):
     generation: int = 0
     verb: int = Verb.RUN
     epoch: int = 0
+    n_tasks: int = 1
+
+    @property
+    def seqs(self) -> range:
+        """Of the tasks it is about."""
+        return range(self.seq, self.seq + self.n_tasks)
+
+    def single(self, seq: int) -> Task:
+        """The task of one element of a chunk."""
+        if self.n_tasks == 1:
+            return self
+        return self._replace(seq=seq, position=self.position + seq - self.seq, n_tasks=1)
 
 
 class Result(NamedTuple):
-    """Worker to consumer: what lies where in the worker's segment."""
+    """Worker to consumer: what lies where in the worker's segment.
+
+    With ``n_tasks`` above 1 it is a chunk of results, from ``seq`` on: see `codec.SpanWriter.store_chunk`.
+    """
 
     seq: int
     offset: int
@@ -67,6 +82,12 @@ class Result(NamedTuple):
     n_buffers: int
     kind: int
     worker_id: int
+    n_tasks: int = 1
+
+    @property
+    def seqs(self) -> range:
+        """Of the tasks it is about."""
+        return range(self.seq, self.seq + self.n_tasks)
 
 
 pack_task = _TASK.pack

@@ -18,6 +18,7 @@ ALLOWED = [
     "mploader.worker_info",
     "mploader.engine",
     "mploader.engine.launcher",
+    "mploader.engine.outbox",
     "mploader.engine.work",
     "mploader.engine.worker",
     "mploader.pipeline",

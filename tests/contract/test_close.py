@@ -144,10 +144,10 @@ def test_close_at_the_very_moment_of_a_delivery(quick: Engine, behind: bool) -> 
     """Another thread closes the loader when an item was taken and not yet handed out: it is, and the loop ends."""
     pipe = Pipeline.from_sequence(range(5))
     with quick.loader(pipe.filter(lambda x: True) if behind else pipe) as loader:
-        iterator = iter(loader)
+        iterator: Any = iter(loader)
         assert next(iterator) == 0
-        tasks: Any = loader._stream
-        take = tasks.take
+        owner, name = (loader._stream, "take") if behind else (iterator, "_fill")
+        take = getattr(owner, name)
 
         def taken(epoch: int, thread: int) -> Any:
             delivery = take(epoch, thread)
@@ -156,7 +156,7 @@ def test_close_at_the_very_moment_of_a_delivery(quick: Engine, behind: bool) -> 
             closer.join()
             return delivery
 
-        tasks.take = taken
+        setattr(owner, name, taken)
         found: list[int] = []
         with pytest.raises(ClosedError):
             found.extend(iterator)

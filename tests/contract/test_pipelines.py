@@ -426,6 +426,25 @@ def test_state_of_each_moment(quick: Engine) -> None:
             assert rest == items[start:]
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+@pytest.mark.parametrize("kind", ["indexed", "stream", "filtered"])
+def test_a_state_taken_after_the_end_of_the_loader(quick: Engine, kind: str, in_order: bool) -> None:
+    """Where the loop broke, though the loader was closed since, and closed again."""
+    source: Any = {"indexed": range(60), "stream": lambda: iter(range(60))}.get(
+        kind, Pipeline.from_sequence(range(90)).filter(lambda x: x % 3)
+    )
+    everything = [x for x in range(90) if x % 3] if kind == "filtered" else list(range(60))
+    for chunk in (1, 4):
+        with quick.loader(source, abs, in_order=in_order, chunk=chunk, prefetch=16) as loader:
+            taken = list(islice(loader, 10))
+        loader.close()
+        state = loader.state_dict()
+        assert state["delivered"] == 10
+        with quick.loader(source, abs, in_order=in_order) as loader:
+            loader.load_state_dict(state)
+            assert sorted(taken + list(loader)) == everything
+
+
 def test_an_iter_that_fails_keeps_the_state(quick: Engine) -> None:
     """It may be tried again, and goes on at the same item."""
     broken = [False]

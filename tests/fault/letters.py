@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from mploader.engine.outbox import Outbox
 from mploader.engine.worker import Worker
 from mploader.stats.block import Word
 from mploader.transport import records
@@ -44,11 +45,12 @@ class Step(NamedTuple):
 
 STEPS = {
     "take": Step("D", Worker, "_take", (False, False)),
-    "begin": Step("D", Worker, "_run_task", (False, True)),
+    "begin": Step("D", Worker, "_run_item", (False, True)),
     "write": Step("E", SpanWriter, "write", (True, True)),
     "find room": Step("E", Ring, "allocate", (True, True)),
     "store": Step("E", SpanWriter, "_store", (True, True)),
-    "announce": Step("F", Worker, "_announce", (True, True), announced=True),
+    "announce": Step("F", Outbox, "announce", (True, True)),
+    "flush": Step("F", Outbox, "flush", (True, True), announced=True),
     "send": Step("F", os, "write", (True, True), announced=True),
 }
 
@@ -128,27 +130,28 @@ class Hook:
 
 
 class EveryLine:
-    """Called as worker_init_fn: odd item ``2 k + 1`` kills its worker, once, before line ``k * stride`` of its way.
+    """Called as worker_init_fn: item ``k * every + which`` kills its worker, once, at line ``k * stride`` of its way.
 
-    Lines are counted from the moment the worker has read the task to the moment it has read the next one; even items
-    are spared, so that each worker does something before it dies.
+    Lines are counted from the moment the worker has read the task to the moment it has read the next one, or begins the
+    next one of a chunk; the other items are spared, so that each worker does something before it dies.
 
     Attributes:
       died: items that killed their worker.
-      charged: of these, the ones that were claimed and not announced.
+      charged: what was claimed and not announced then: the item itself, or the one before in its chunk.
     """
 
-    def __init__(self, folder: Path, stride: int) -> None:
+    def __init__(self, folder: Path, stride: int, every: int, which: int) -> None:
         self.folder = str(folder)
-        self.stride = stride
+        self.stride, self.every, self.which = stride, every, which
         self.died = Journal(folder / "died")
         self.charged = Journal(folder / "charged")
         self.hand = -1
         self.count = 0
-        self.announced = -1
+        self.begun: list[int] = []
+        self.announced: set[int] = set()
 
     def __call__(self, worker_id: int) -> None:
-        take, write = Worker._take, os.write
+        take, run, write = Worker._take, Worker._run_item, os.write
 
         def watched_take(worker: Worker) -> bytes:
             self.worker = worker
@@ -157,22 +160,29 @@ class EveryLine:
             self.count = -1
             return data
 
+        def watched_run(worker: Worker, task: records.Task, seq: int, position: int, now: int) -> int:
+            if position != self.hand:
+                self.hand, self.count = position, -1
+            self.begun.append(position)
+            return run(worker, task, seq, position, now)
+
         def watched_write(fd: int, data: Any) -> int:
             done = write(fd, data)
-            if len(data) == records.RECORD_BYTES:
-                self.announced = self.hand
+            if len(data) % records.RECORD_BYTES == 0:
+                self.announced.update(self.begun)
             return done
 
         Worker._take = watched_take  # type: ignore[assignment, method-assign]
+        Worker._run_item = watched_run  # type: ignore[assignment, method-assign]
         os.write = watched_write
         sys.settrace(self._trace)
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         if "/mploader/" not in frame.f_code.co_filename:
             return None
-        if event == "line" and self.hand % 2:
+        if event == "line" and self.hand % self.every == self.which:
             self.count += 1
-            if self.count == self.hand // 2 * self.stride:
+            if self.count == self.hand // self.every * self.stride:
                 self._die()
         return self._trace
 
@@ -181,8 +191,8 @@ class EveryLine:
             os.close(os.open(f"{self.folder}/{self.hand}", os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:  # it did so in its last life
             return
-        hand = self.hand
-        if self.worker._words[Word.CLAIM] == hand and self.announced != hand:  # in the first epoch seq is the index
-            self.charged.note(hand)
+        hand, claim = self.hand, self.worker._words[Word.CLAIM]
+        if claim >= 0 and claim not in self.announced:  # in the first epoch seq is the index
+            self.charged.note(claim)
         self.died.note(hand)
         os.kill(os.getpid(), signal.SIGKILL)

@@ -110,12 +110,17 @@ def make(kind: str) -> Any:
     return [(i, "x" * 50) for i in range(N)]
 
 
-@pytest.mark.parametrize(("in_order", "prefetch"), [(True, 8), (False, 1)])
+@pytest.mark.parametrize(
+    ("in_order", "prefetch", "chunk", "size"),
+    [(True, 8, "auto", 9000), (False, 1, 1, 9000), (True, 8, 3, 9000), (True, 8, 3, 5), (False, 9, 4, 9000)],
+)
 @pytest.mark.parametrize("kind", ["indexed", "stream", "generator"])
-def test_an_interrupt_anywhere_in_next_costs_nothing(kind: str, in_order: bool, prefetch: int) -> None:
+def test_an_interrupt_anywhere_in_next_costs_nothing(
+    kind: str, in_order: bool, prefetch: int, chunk: Any, size: int
+) -> None:
     """After an interrupt at any place of ``next()``, the same iterator goes on with exactly the items left."""
-    options: dict[str, Any] = {"num_workers": 1, "prefetch": prefetch, "in_order": in_order}
-    with Loader(make(kind), lambda pair: (pair[0], np.full(9000, pair[0])), **options) as loader:
+    options: dict[str, Any] = {"num_workers": 1, "prefetch": prefetch, "in_order": in_order, "chunk": chunk}
+    with Loader(make(kind), lambda pair: (pair[0], np.full(size, pair[0])), **options) as loader:
         items, hits = run_with_strikes(iter(loader))
         numbers = [number for number, _ in items]
         assert all((array == number).all() for number, array in items)

@@ -7,6 +7,7 @@ the consumer cannot tell such a task from one that nobody has read.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,8 @@ def hook(folder: Path, step: str, after: bool, how: How = How.SIGKILL) -> Hook:
 def test_kill_at_step(step: str, after: bool, retries: int, tmp_path: Path) -> None:
     """The item fails if it was claimed, not announced, and may not be tried again; all else arrives once, in order."""
     trap = hook(tmp_path, step, after)
-    with Loader(range(N), trap.fn, num_workers=2, worker_init_fn=trap, retries=retries, start_method="fork") as loader:
+    options: dict[str, Any] = {"num_workers": 2, "start_method": "fork", "chunk": 1}
+    with Loader(range(N), trap.fn, worker_init_fn=trap, retries=retries, **options) as loader:
         found = drain(loader)
         until_restarts(loader, 1)
         assert not Path(trap.fault.flag).exists()
@@ -111,24 +113,24 @@ def test_gap_is_seen_at_the_death_not_by_looking_around(tmp_path: Path, monkeypa
         assert drain(loader) == list(range(N))
 
 
+@pytest.mark.parametrize(("chunk", "every", "which"), [(1, 2, 1), (4, 4, 0), (4, 4, 2), (4, 4, 3)])
 @pytest.mark.parametrize("retries", [0, 1])
-def test_kill_at_every_line(retries: int, tmp_path: Path) -> None:
+def test_kill_at_every_line(retries: int, chunk: int, every: int, which: int, tmp_path: Path) -> None:
     """Whichever line of the worker's code is its last, nothing is lost or doubled.
 
-    And without a retry, those items fail that were claimed and not announced, no others.
+    And without a retry, that item fails that was claimed and not announced, no other of its chunk.
     """
     stride = 4 if retries else 1
-    length = 2 * 170 // stride
-    trap = EveryLine(tmp_path, stride)
-    with Loader(
-        range(length), lambda i: i, num_workers=1, worker_init_fn=trap, retries=retries, start_method="fork"
-    ) as loader:
+    length = every * 240 // stride
+    trap = EveryLine(tmp_path, stride, every, which)
+    options: dict[str, Any] = {"num_workers": 1, "start_method": "fork", "chunk": chunk}
+    with Loader(range(length), lambda i: i, worker_init_fn=trap, retries=retries, **options) as loader:
         found = drain(loader)
         died, charged = trap.died.read(), trap.charged.read()
         until_restarts(loader, len(died))
     assert len(found) == length
-    assert 80 // stride < len(died) < length // 2, "every line of an item's way, and some to spare"
-    assert died[: 80 // stride] == list(range(1, 160 // stride, 2))
+    assert 60 // stride < len(died) < length // every, "every line of an item's way, and some to spare"
+    assert died[: 60 // stride] == list(range(which, every * (60 // stride), every))
     failed = [i for i, value in enumerate(found) if value != i]
     assert failed == ([] if retries else charged)
     assert all(isinstance(found[i], WorkerDiedError) and found[i].index == i for i in failed)

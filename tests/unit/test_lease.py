@@ -140,17 +140,18 @@ def test_an_unarmed_lease_frees_nothing() -> None:
         assert is_free(writer, leases)
 
 
-def test_arming_is_for_the_last_lease_only() -> None:
-    """A lease that was read in vain is not armed by the one after it."""
+def test_arming_is_for_what_was_leased_since_the_beginning() -> None:
+    """A lease that was read in vain is not armed by those after it."""
     leases = Leases()
     with span_writer() as writer:
-        spans = [writer.write(np.ones(20_000)) for _ in range(2)]
+        spans = [writer.write(np.ones(20_000)) for _ in range(3)]
         vain = leases.lease(writer.segment, spans[0].offset, spans[0].span_nbytes)
-        good = leases.lease(writer.segment, spans[1].offset, spans[1].span_nbytes)
+        leases.begin()
+        good = [leases.lease(writer.segment, span.offset, span.span_nbytes) for span in spans[1:]]
         leases.arm()
         del vain, good
         assert not is_free(writer, leases, spans[0].offset)
-        assert is_free(writer, leases, spans[1].offset)
+        assert all(is_free(writer, leases, span.offset) for span in spans[1:])
 
 
 def test_retired_spans_are_never_used_again() -> None:

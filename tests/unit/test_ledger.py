@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from hypothesis import given, settings
@@ -15,7 +16,10 @@ PIPE_RECORDS = 4
 RETRIES = 1
 WORKERS = 3
 
-VERBS = "submit, submit element, take, take, claim, claim, finish, file, die, nudge, flush, cancel".split(", ")
+VERBS = (
+    "submit, submit element, submit chunk, take, take, claim, claim, finish, finish, announce, "
+    "file, die, nudge, flush, cancel"
+).split(", ")
 STEPS = st.lists(st.tuples(st.sampled_from(VERBS), st.integers(0, WORKERS - 1)), min_size=50, max_size=120)
 
 
@@ -26,12 +30,15 @@ def element(seq: int) -> Task:
 
 @dataclass
 class Worker:
-    """One incarnation; ``claim`` stays when the task is done, as in a status block."""
+    """One incarnation; ``claim`` and ``taken`` stay when the task is done, as in a status block."""
 
     incarnation: int
-    mailbox: deque[int] = field(default_factory=deque)
-    hand: int | None = None
+    mailbox: deque[Task] = field(default_factory=deque)
+    hand: Task | None = None
+    done: list[int] = field(default_factory=list)  # of the task in hand, and not announced
+    at: int = -1
     claim: int = -1
+    taken: range = range(0)
 
 
 class World:
@@ -40,9 +47,9 @@ class World:
     def __init__(self) -> None:
         self.ledger = Ledger()
         self.tasks: dict[int, Task] = {}
-        self.pipe: deque[int] = deque()
-        self.backlog: deque[int] = deque()
-        self.announced: deque[tuple[int, int, bool]] = deque()  # seq, incarnation, whether user code ran
+        self.pipe: deque[Task] = deque()
+        self.backlog: deque[Task] = deque()
+        self.announced: deque[tuple[range, int, bool]] = deque()  # seqs, incarnation, whether user code ran
         self.workers = [Worker(number) for number in range(WORKERS)]
         self.born = WORKERS
         self.floor = 0
@@ -53,24 +60,39 @@ class World:
     # -- consumer
 
     def submit(self, task: Task) -> None:
-        self.tasks[task.seq] = task
+        for seq in task.seqs:
+            self.tasks[seq] = task
         self.ledger.add(task)
-        self.issue(task.seq)
+        self.issue(task)
 
-    def issue(self, seq: int) -> None:
-        self.backlog.append(seq)
+    def issue(self, task: Task) -> None:
+        self.backlog.append(task)
         self.flush()
+
+    def issue_again(self, seqs: Iterable[int]) -> None:
+        for task in map(self.ledger.task, list(seqs)):
+            if task is not None:
+                assert task.n_tasks == 1
+                self.issue(task)
 
     def flush(self) -> None:
         while self.backlog and len(self.pipe) < PIPE_RECORDS:
-            seq = self.backlog.popleft()
-            if seq in self.ledger.open:
-                self.pipe.append(seq)
-                self.ledger.wrote(seq)
+            task = self.backlog.popleft()
+            if task.n_tasks > 1 or task.seq in self.ledger.open:
+                self.pipe.append(task)
+                self.ledger.wrote(task)
 
     def file(self) -> None:
         while self.announced:
-            seq, incarnation, ran = self.announced.popleft()
+            seqs, incarnation, ran = self.announced.popleft()
+            if len(seqs) > 1:
+                if self.ledger.are_open(seqs):
+                    self.closed.update(seqs)
+                    self.ledger.complete_chunk(seqs)
+                else:
+                    self.issue_again(seqs)
+                continue
+            (seq,) = seqs
             if seq in self.ledger.open:
                 assert ran
                 self.closed[seq] += 1
@@ -86,9 +108,7 @@ class World:
             self.free(self.ledger.close(seq))
 
     def nudge(self) -> None:
-        seq = min(self.ledger.open, default=None)
-        if seq is not None:
-            self.issue(seq)
+        self.issue_again([min(self.ledger.open, default=-1)])
 
     def free(self, task: Task | None, *, below_floor: bool = False) -> None:
         """Give an element back: once, and only when no record of its task is anywhere any more."""
@@ -98,29 +118,40 @@ class World:
         if task.span_nbytes:
             self.freed[task.seq] += 1
             assert self.freed[task.seq] == 1
-        mailed = [seq for worker in self.workers for seq in worker.mailbox]
-        assert task.seq not in [worker.hand for worker in self.workers] or below_floor
-        assert task.seq not in [*self.pipe, *mailed] or task.seq < self.floor
+        hands = [worker.hand.seq for worker in self.workers if worker.hand is not None]
+        mailed = [mail.seq for worker in self.workers for mail in worker.mailbox]
+        assert task.seq not in hands or below_floor
+        assert task.seq not in [*(sent.seq for sent in self.pipe), *mailed] or task.seq < self.floor
 
     # -- workers
 
     def take(self, worker: Worker) -> None:
         if worker.hand is None and (worker.mailbox or self.pipe):
-            seq = worker.mailbox.popleft() if worker.mailbox else self.pipe.popleft()
-            if seq >= self.floor:
-                worker.hand = seq
-            elif self.tasks[seq].span_nbytes:
-                self.announced.append((seq, worker.incarnation, False))
+            task = worker.mailbox.popleft() if worker.mailbox else self.pipe.popleft()
+            if task.seq >= self.floor:
+                worker.hand, worker.at = task, task.seq
+            elif task.span_nbytes:
+                self.announced.append((range(task.seq, task.seq + 1), worker.incarnation, False))
 
     def claim(self, worker: Worker) -> None:
         if worker.hand is not None:
-            worker.claim = worker.hand
+            worker.taken = worker.hand.seqs
+            worker.claim = worker.at
 
     def finish(self, worker: Worker) -> None:
+        """One task, or one of a chunk; the last announces what was not announced."""
         if worker.hand is not None:
-            worker.claim = worker.hand
-            self.announced.append((worker.hand, worker.incarnation, True))
-            worker.hand = None
+            self.claim(worker)
+            worker.done.append(worker.at)
+            worker.at += 1
+            if worker.at not in worker.taken:
+                self.announce(worker)
+                worker.hand = None
+
+    def announce(self, worker: Worker) -> None:
+        if worker.done:
+            self.announced.append((range(worker.done[0], worker.done[-1] + 1), worker.incarnation, True))
+            worker.done.clear()
 
     def die(self, number: int) -> None:
         """What the supervisor does after a confirmed death."""
@@ -132,19 +163,18 @@ class World:
         self.free(ledger.died(dead.claim, dead.incarnation))
         for given_up in ledger.forget_below(self.floor):
             self.free(given_up, below_floor=True)
-        task = ledger.open.get(dead.claim)
+        task = ledger.task(dead.claim)
         if task is not None and task.attempt < RETRIES:
             again = ledger.charge(dead.claim, task.attempt)
-            assert again.attempt == task.attempt + 1
-            heir.mailbox.append(again.seq)
-            ledger.wrote(again.seq, heir.incarnation)
+            assert (again.seq, again.attempt, again.n_tasks) == (dead.claim, task.attempt + 1, 1)
+            heir.mailbox.append(again)
+            ledger.wrote(again, heir.incarnation)
         elif task is not None:
             self.closed[dead.claim] += 1
             self.free(ledger.close(dead.claim))
-        claimed = {worker.claim for worker in self.workers}
+        taken = [worker.taken for worker in self.workers]
         living = {worker.incarnation for worker in self.workers}
-        for lost in ledger.lost(len(self.pipe), list(self.backlog), claimed, living):
-            self.issue(lost.seq)
+        self.issue_again(ledger.lost(len(self.pipe), list(self.backlog), taken, living))
 
     # -- all
 
@@ -152,10 +182,11 @@ class World:
         worker = self.workers[number % WORKERS]
         if verb.startswith("submit"):
             seq = len(self.tasks)
-            self.submit(element(seq) if "element" in verb else Task(seq, seq))
+            count = 2 + number if "chunk" in verb else 1
+            self.submit(element(seq) if "element" in verb else Task(seq, seq, n_tasks=count))
         elif verb == "die":
             self.die(number % WORKERS)
-        elif verb in ("take", "claim", "finish"):
+        elif verb in ("take", "claim", "finish", "announce"):
             getattr(self, verb)(worker)
         else:
             getattr(self, verb)()
@@ -193,7 +224,7 @@ def test_first_completion_wins() -> None:
     ledger = Ledger()
     ledger.add(Task(0, 0))
     for _ in range(2):
-        ledger.wrote(0)
+        ledger.wrote(Task(0, 0))
     assert 0 in ledger.open
     for incarnation in range(2):
         assert ledger.complete(0, incarnation) is None
@@ -206,7 +237,7 @@ def test_an_element_lives_until_its_last_reader() -> None:
     ledger = Ledger()
     ledger.add(element(0))
     for _ in range(3):
-        ledger.wrote(0)
+        ledger.wrote(element(0))
     assert [ledger.complete(0, 5) for _ in range(4)] == [None, None, element(0), None]
 
 
@@ -241,11 +272,25 @@ def test_taken_and_not_claimed_is_lost() -> None:
     for seq in range(6):
         ledger.add(Task(seq, seq))
     for seq in range(4):
-        ledger.wrote(seq)  # 4 and 5 wait in the backlog; 0 to 2 were taken, 3 is in the pipe
-    ledger.wrote(2, mailed_to=7)
-    lost = ledger.lost(in_pipe=1, waiting=[4, 5], claimed={1}, living={7})
-    assert [task.seq for task in lost] == [0]
-    assert [task.seq for task in ledger.lost(1, [4, 5], {1}, living=set())] == [0, 2]
+        ledger.wrote(Task(seq, seq))  # 4 and 5 wait in the backlog; 0 to 2 were taken, 3 is in the pipe
+    ledger.wrote(Task(2, 2), mailed_to=7)
+    waiting, claimed = [Task(4, 4, n_tasks=2)], [range(1, 2)]
+    assert ledger.lost(in_pipe=1, waiting=waiting, claimed=claimed, living={7}) == [0]
+    assert ledger.lost(1, waiting, claimed, living=set()) == [0, 2]
+
+
+def test_a_chunk_is_lost_but_for_what_was_announced() -> None:
+    """Of a chunk whose worker died, what did not come is issued again; what a living worker has in hand is not."""
+    ledger = Ledger()
+    for first in (0, 4, 8):
+        ledger.add(Task(first, first, n_tasks=4))
+        ledger.wrote(Task(first, first, n_tasks=4))
+    ledger.complete_chunk(range(2))
+    assert ledger.lost(in_pipe=1, waiting=[], claimed=[range(4, 8)], living=set()) == [2, 3]
+    assert ledger.charge(3, 0) == Task(3, 3, attempt=1)
+    assert ledger.task(2) == Task(2, 2)
+    assert not ledger.are_open(range(1, 3))
+    assert ledger.are_open(range(2, 12))
 
 
 def test_a_charge_is_one_attempt() -> None:
@@ -253,7 +298,7 @@ def test_a_charge_is_one_attempt() -> None:
     ledger = Ledger()
     ledger.add(element(3))
     for attempt in (0, 1, 4):
-        ledger.wrote(3)
+        ledger.wrote(element(3))
         assert ledger.died(3, incarnation=attempt) is None
         assert ledger.charge(3, attempt) == element(3)._replace(attempt=attempt + 1)
         assert ledger.open[3].attempt == attempt + 1
@@ -267,7 +312,7 @@ def test_what_is_closed_is_forgotten() -> None:
     ledger = Ledger()
     for seq in range(3000):
         ledger.add(element(seq))
-        ledger.wrote(seq)
+        ledger.wrote(element(seq))
         if seq >= 8:
             assert ledger.complete(seq - 8, 0) == element(seq - 8)
     assert len(ledger.open) == 8

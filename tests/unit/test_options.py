@@ -52,6 +52,7 @@ def test_defaults() -> None:
         worker_init_fn=None,
         hide_gpus=True,
         threads_per_worker=1,
+        chunk="auto",
     )
 
 
