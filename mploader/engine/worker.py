@@ -364,7 +364,8 @@ def _settle(config: dict[str, Any]) -> None:
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     sys.breakpointhook = _no_breakpoint
     atexit._clear()  # what the host program registered before a fork is not ours to run
-    own = np.random.SeedSequence([config["seed"], config["incarnation"]]).generate_state(4)
+    # derived: a seed may be negative, which SeedSequence does not take
+    own = np.random.SeedSequence(derive(config["seed"], config["incarnation"])).generate_state(4)
     random.seed(own.tobytes())
     np.random.seed(own)
     torch = sys.modules.get("torch")

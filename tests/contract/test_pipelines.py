@@ -48,6 +48,14 @@ def test_number_of_workers_changes_nothing() -> None:
     assert streams[1:] == streams[:1] * 3
 
 
+@pytest.mark.parametrize("seed", [-5, 2**80])
+def test_any_integer_is_a_seed(engine: Engine, seed: int) -> None:
+    """Negative ones and large ones too: workers start with it, and give the stream that it has in this process."""
+    pipe = Pipeline.from_sequence(range(6)).shuffle().map(draw)
+    with engine.loader(pipe, seed=seed) as loader:
+        assert list(loader) == list(pipe.seed(seed))
+
+
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_sets_of_strings_have_one_order(method: str) -> None:
     """With a seed; elsewhere it differs from process to process."""
