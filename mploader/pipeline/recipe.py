@@ -139,5 +139,5 @@ def make_recipe(
     if seed is not None:
         if pipeline.own_seed not in (None, seed):
             raise ValueError(f"seed={seed}, and the pipeline has the seed {pipeline.own_seed}: give one of the two")
-        pipeline.seed(seed)  # refuses what is none
+        seed = pipeline.seed(seed).own_seed  # refuses what is none; a plain int, for JSON
     return Recipe(source, pipeline, seed)

@@ -48,12 +48,13 @@ def test_number_of_workers_changes_nothing() -> None:
     assert streams[1:] == streams[:1] * 3
 
 
-@pytest.mark.parametrize("seed", [-5, 2**80])
+@pytest.mark.parametrize("seed", [-5, 2**80, np.int64(3)])
 def test_any_integer_is_a_seed(engine: Engine, seed: int) -> None:
-    """Negative ones and large ones too: workers start with it, and give the stream that it has in this process."""
+    """Negative, large, NumPy's: workers start with it, and give the stream that it has in this process."""
     pipe = Pipeline.from_sequence(range(6)).shuffle().map(draw)
     with engine.loader(pipe, seed=seed) as loader:
         assert list(loader) == list(pipe.seed(seed))
+        assert json.loads(json.dumps(loader.state_dict()))["seed"] == seed
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
