@@ -89,8 +89,14 @@ class Origin:
                 f"from_generator takes the function, and {short_repr(function)} is what it gave: leave out the call, "
                 "or from_indices(iterator) for one pass"
             )
+        if isinstance(function, type):
+            raise TypeError(
+                f"from_generator takes a function, and {function.__name__} is a class: "
+                f"from_generator(lambda: {function.__name__}(...)) makes one for each pass"
+            )
         if not callable(function):
-            raise TypeError(f"from_generator takes a function that makes an iterable, not {short_repr(function)}")
+            hint = "; from_indices(iterable) takes that itself" if hasattr(type(function), "__iter__") else ""
+            raise TypeError(f"from_generator takes a function that makes an iterable, not {short_repr(function)}{hint}")
         return cls.of(Generated(cast(Streamed, sources.resolve(function))))
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,9 @@ FILTERED: Any = NUMBERS.filter(bool)
         (lambda: Pipeline.from_sequence(iter([1])), TypeError, "from_sequence needs len.* from_indices"),
         (lambda: Pipeline.from_sequence(5), TypeError, r"did you mean range\(5\)"),
         (lambda: PIPELINE.from_generator(iter([1])), TypeError, "leave out the call"),
-        (lambda: PIPELINE.from_generator([1]), TypeError, "from_generator takes a function"),
+        (lambda: PIPELINE.from_generator([1]), TypeError, r"from_generator takes a function.*from_indices\(iterable\)"),
+        (lambda: PIPELINE.from_generator(3), TypeError, "a function that makes an iterable, not 3$"),
+        (lambda: Pipeline.from_generator(count), TypeError, r"from_generator\(lambda: count\(...\)\) makes one"),
         (lambda: Pipeline.from_slices({"x": [1], "y": [1, 2]}), ValueError, "'y'"),
         (lambda: Pipeline.zip(), ValueError, "zip needs at least one"),
         (lambda: PIPELINE.interleave(NUMBERS), TypeError, "interleave takes a list of pipelines"),
