@@ -9,6 +9,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from mploader.pipeline.access import Source
 from mploader.pipeline.collate import stack
 from mploader.pipeline.fetch import short_repr
@@ -125,7 +127,7 @@ def make_recipe(
             )
         pipeline = Pipeline.of(Source(kind) if isinstance(kind, Indexed) else Generated(kind))
     for name, value in (("shuffle", shuffle), ("drop_last", drop_last)):
-        if not isinstance(value, bool):
+        if not isinstance(value, bool | np.bool_):
             raise TypeError(f"{name} must be True or False, not {short_repr(value)} ({type(value).__name__})")
     if shuffle:
         pipeline = pipeline.shuffle()

@@ -74,6 +74,11 @@ def test_short_way_is_the_pipeline(quick: Engine) -> None:
     assert short == [batch.tolist() for batch in pipe.seed(7)]
     with Loader(pipe, seed=7, num_workers=0) as loader:
         assert [batch.tolist() for batch in loader] == short
+    flags: Any = {"shuffle": np.True_, "drop_last": np.True_}  # as a comparison of NumPy's gives them
+    with Loader(range(20), batch_size=8, seed=7, num_workers=0, **flags) as loader:
+        assert [batch.tolist() for batch in loader] == [
+            batch.tolist() for batch in Pipeline.from_sequence(range(20)).shuffle().batch(8, drop_last=True).seed(7)
+        ]
 
 
 @pytest.mark.parametrize(
