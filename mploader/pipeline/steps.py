@@ -223,31 +223,36 @@ class Bucket(Node):
         self.drop_last = drop_last
 
     def initial(self, turn: int) -> Any:
-        return (None,) * len(self.sizes), (0,) * len(self.sizes)
+        return turn, 0, (None,) * len(self.sizes), (0,) * len(self.sizes)
 
     def step(self, state: Any, x: Any) -> tuple[Any, Outputs]:
-        chains, counts = state
+        turn, seen, chains, counts = state
+        if self.reseeds and self.runtime.seeds is not None:
+            self.runtime.seeds.apply(rng.derive(self.key, turn, seen))
         at = bisect_right(self.boundaries, self.length_fn(x))
         chain: Chain = (chains[at], x)
         count = counts[at] + 1
         outputs: Outputs = ()
         if count == self.sizes[at]:
             outputs, chain, count = (unlink(chain),), None, 0
-        state = (*chains[:at], chain, *chains[at + 1 :]), (*counts[:at], count, *counts[at + 1 :])
-        return state, outputs
+        chains, counts = (*chains[:at], chain, *chains[at + 1 :]), (*counts[:at], count, *counts[at + 1 :])
+        return (turn, seen + 1, chains, counts), outputs
 
     def missed(self, state: Any) -> Any:
-        return state
+        turn, seen, chains, counts = state
+        return turn, seen + 1, chains, counts
 
     def finish(self, state: Any) -> Outputs:
-        chains, _ = state
+        _, _, chains, _ = state
         return [] if self.drop_last else [unlink(chain) for chain in chains if chain is not None]
 
     def brief(self, state: Any) -> list[int] | None:
-        return None if any(state[1]) else []
+        turn, seen, _, counts = state
+        return None if any(counts) else [turn, seen]
 
     def restore(self, numbers: list[int]) -> Any:
-        return self.initial(0)
+        turn, seen = numbers
+        return turn, seen, *self.initial(turn)[2:]
 
     @property
     def label(self) -> str:

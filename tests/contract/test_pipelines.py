@@ -57,6 +57,20 @@ def test_any_integer_is_a_seed(engine: Engine, seed: int) -> None:
         assert json.loads(json.dumps(loader.state_dict()))["seed"] == seed
 
 
+def test_a_length_may_be_drawn(quick: Engine) -> None:
+    """A function of lengths draws by the seed, element by element: the same here, in a loader, and after a resume."""
+    pipe = Pipeline.from_sequence(range(40)).bucket_by_length(lambda x: random.randrange(9), [5], 2, collate_fn=list)
+    whole = list(pipe.seed(7))
+    assert whole == list(pipe.seed(7)) != list(pipe.seed(7).at_epoch(1))
+    for n_before in (0, 3, len(whole) - 2):
+        with quick.loader(pipe, seed=7) as loader:
+            assert list(islice(loader, n_before)) == whole[:n_before]
+            state = json.loads(json.dumps(loader.state_dict()))
+        with quick.loader(pipe, seed=7) as loader:
+            loader.load_state_dict(state)
+            assert list(loader) == whole[n_before:]
+
+
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_sets_of_strings_have_one_order(method: str) -> None:
     """With a seed; elsewhere it differs from process to process."""
