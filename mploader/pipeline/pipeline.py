@@ -134,7 +134,7 @@ class Pipeline(Origin, Generic[T_co]):
         edges = numbers("bucket_by_length", "boundaries", boundaries, operator.index, "[10, 20]")
         if any(low >= high for low, high in pairwise(edges)):
             raise ValueError(f"bucket_by_length's boundaries must increase, not {short_repr(boundaries)}")
-        sizes = [batch_sizes] * (len(edges) + 1) if isinstance(batch_sizes, int) else list(batch_sizes)
+        sizes = list(batch_sizes) if isinstance(batch_sizes, Iterable) else [batch_sizes] * (len(edges) + 1)
         if len(sizes) != len(edges) + 1:
             raise ValueError(
                 f"bucket_by_length has {len(edges)} boundaries, which make {len(edges) + 1} buckets, "

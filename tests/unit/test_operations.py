@@ -205,7 +205,9 @@ def test_bucket_by_length() -> None:
     pipe = Pipeline.from_sequence([np.ones(n) for n in sizes])
     shapes = [batch.shape for batch in pipe.bucket_by_length(len, [5], [2, 2])]
     assert shapes == [(2, 2), (2, 8), (1, 3)]
-    assert len(list(pipe.bucket_by_length(len, [5], 2, drop_last=True))) == 2
+    sizes_of_all: list[Any] = [2, np.int64(2)]
+    for size in sizes_of_all:
+        assert len(list(pipe.bucket_by_length(len, [5], size, drop_last=True))) == 2
 
 
 def test_group_by_key() -> None:

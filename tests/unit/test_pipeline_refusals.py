@@ -77,6 +77,7 @@ FILTERED: Any = NUMBERS.filter(bool)
         (lambda: NUMBERS.split([0.9, 0.9], seed=1), ValueError, "add up to 1 at most"),
         (lambda: NUMBERS.bucket_by_length(len, [3, 3], 2), ValueError, "must increase"),
         (lambda: NUMBERS.bucket_by_length(len, [3], [2]), ValueError, "1 boundaries, which make 2 buckets"),
+        (lambda: NUMBERS.bucket_by_length(len, [3], 2.5), TypeError, "each of batch_sizes must be an int, not 2.5"),
         (lambda: NUMBERS.shuffle(seed="x"), TypeError, "shuffle's seed must be an int"),
         (lambda: NUMBERS.apply(lambda p: 3), TypeError, "must return a Pipeline"),
         (lambda: NUMBERS[10], IndexError, "index 10 is out of range: the pipeline has 10 elements"),
