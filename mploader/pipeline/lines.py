@@ -61,7 +61,7 @@ class Lines(Sequence[Any]):
 
         Raises:
           OSError: a file cannot be read; FileNotFoundError if it is not there.
-          ValueError: such an encoding, or what is no regular file.
+          ValueError: such an encoding, or what is no regular file, or one that does not tell its size.
 
         >>> import tempfile
         >>> with tempfile.NamedTemporaryFile() as file:
@@ -82,6 +82,11 @@ class Lines(Sequence[Any]):
             file = _File(path)
             if file.state.nbytes != nbytes:
                 raise _changed(path)
+            if not nbytes and os.pread(file.fd, 1, 0):
+                raise ValueError(
+                    f"{path} has lines and says that it has 0 bytes, as files of /proc do: such a file can only be "
+                    f"read in order, from_generator(lambda: open(path))"
+                )
             start = len(_BOM) if skips_bom and os.pread(file.fd, len(_BOM), 0) == _BOM else 0
             self._states.append(file.state._replace(start=start))
             self._firsts.append(_find_ends(file, start, table))
@@ -182,7 +187,7 @@ def open_lines(files: Files, encoding: str | None = "utf-8") -> Lines | LineStre
 
     Raises:
       OSError: a file cannot be read; FileNotFoundError if it is not there.
-      ValueError: an encoding in which the byte 10 is not ``\n``, or what is no regular file.
+      ValueError: an encoding in which the byte 10 is not ``\n``, or what is no regular file, or does not tell its size.
 
     >>> import tempfile
     >>> with tempfile.NamedTemporaryFile() as file:

@@ -302,6 +302,14 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         Lines(tmp_path / "pipe")
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="a file of Linux")
+def test_a_file_that_hides_its_size(tmp_path: Path) -> None:
+    """What says that it is empty, and is not, is no file without lines."""
+    (tmp_path / "some.txt").write_text("a\n")
+    with pytest.raises(ValueError, match=r"/proc/self/status has lines and says .*from_generator"):
+        open_lines([tmp_path / "some.txt", "/proc/self/status"])
+
+
 def test_changed_while_it_is_open(tmp_path: Path) -> None:
     """A file that is written anew, while it is open for reading, is an error too, never another line."""
     path = tmp_path / "some.txt"
