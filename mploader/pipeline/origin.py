@@ -147,9 +147,11 @@ class Origin:
 
         Raises:
           FileNotFoundError: there is no such file.
-          ValueError: a damaged file; the message names file, record and offset.
+          ValueError: a damaged file; the message names file, record and offset. Or no files.
         """
         paths = [os.fspath(path) for path in ([files] if isinstance(files, str | os.PathLike) else files)]
+        if not paths:
+            raise ValueError("no files: give at least one path")
         if any(map(is_compressed, paths)):
             return cls.of(
                 Generated(Streamed(partial(read_tfrecords, paths, check=check), called=True), "from_tfrecords")

@@ -110,6 +110,8 @@ FILTERED: Any = NUMBERS.filter(bool)
         (lambda: PIPELINE.from_generator([1]), TypeError, r"from_generator takes a function.*from_indices\(iterable\)"),
         (lambda: PIPELINE.from_generator(3), TypeError, "a function that makes an iterable, not 3$"),
         (lambda: Pipeline.from_generator(count), TypeError, r"from_generator\(lambda: count\(...\)\) makes one"),
+        (lambda: Pipeline.from_tfrecords([]), ValueError, "no files: give at least one path"),
+        (lambda: Pipeline.from_lines([]), ValueError, "no files: give at least one path"),
         (lambda: Pipeline.from_slices({"x": [1], "y": [1, 2]}), ValueError, "'y'"),
         (lambda: Pipeline.zip(), ValueError, "zip needs at least one"),
         (lambda: PIPELINE.interleave(NUMBERS), TypeError, "interleave takes a list of pipelines"),
