@@ -260,7 +260,7 @@ class Loader(Generic[T_co]):
         """Number of the epoch that the next ``iter()`` begins; by itself it is one more than the last.
 
         Raises:
-          TypeError, ValueError: not an int of 0 or more.
+          TypeError, ValueError: not an int from 0 to 2**32 - 1.
         """
         self._next_epoch = self._recipe.pipeline.at_epoch(epoch, said="set_epoch").first_epoch
         self._saved = Saved()

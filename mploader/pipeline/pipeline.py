@@ -33,6 +33,8 @@ from mploader.pipeline.slices import Slices
 from mploader.pipeline.steps import Bucket, Buffered, Every, Skip, Take
 from mploader.pipeline.streams import ConcatDrawn, Drawn, Generated, InterleavedDrawn, MixedDrawn, ZipDrawn
 
+EPOCHS = 2**32  # what a task's record and the number of a pass have room for
+
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 
@@ -372,13 +374,15 @@ class Pipeline(Origin, Generic[T_co]):
         )
 
     def at_epoch(self, epoch: int, *, said: str = "at_epoch") -> Pipeline[T_co]:
-        """The pipeline as of another epoch: its order and its random draws."""
-        return Pipeline(
-            self._node,
-            seed=self._seed,
-            drawn_seed=self._drawn_seed,
-            epoch=integer(said, "epoch", epoch, least=0),
-        )
+        """The pipeline as of another epoch: its order and its random draws.
+
+        Raises:
+          ValueError: not from 0 to 2**32 - 1.
+        """
+        number = integer(said, "epoch", epoch, least=0)
+        if number >= EPOCHS:
+            raise ValueError(f"{said}'s epoch must be below 2**32, not {number}")
+        return Pipeline(self._node, seed=self._seed, drawn_seed=self._drawn_seed, epoch=number)
 
     def apply(self, fn: Callable[[Pipeline[T_co]], Pipeline[U]]) -> Pipeline[U]:
         """``fn(self)``: to write several operations as one in a chain."""

@@ -131,6 +131,13 @@ def test_what_cannot_stand_above_a_batch_of_judged_samples() -> None:
             Loader(above, num_workers=0, on_error="skip")
 
 
+def test_the_last_epoch_number(quick: Engine) -> None:
+    """The largest number that is taken has an epoch."""
+    pipe = Pipeline.from_sequence(range(20)).shuffle(seed=1).at_epoch(2**32 - 1)
+    with quick.loader(pipe) as loader:
+        assert list(loader) == list(pipe)
+
+
 def test_epoch_numbers_are_checked() -> None:
     """``set_epoch`` says which epoch comes next; what is no number of an epoch is refused."""
     pipe = Pipeline.from_sequence(range(20)).shuffle(seed=1)
@@ -138,7 +145,7 @@ def test_epoch_numbers_are_checked() -> None:
         loader.set_epoch(4)
         assert list(loader) == list(pipe.at_epoch(4))
         assert loader.epoch == 4
-        for wrong, error in ((-1, ValueError), (1.5, TypeError)):
+        for wrong, error in ((-1, ValueError), (2**32, ValueError), (1.5, TypeError)):
             with pytest.raises(error):
                 loader.set_epoch(wrong)  # type: ignore[arg-type]
     with Loader(pipe.at_epoch(2), num_workers=0) as loader:

@@ -68,6 +68,8 @@ FILTERED: Any = NUMBERS.filter(bool)
         (lambda: NUMBERS.prefetch(2), AttributeError, r"prefetch belongs to the Loader: Loader\(pipe, prefetch=...\)"),
         (lambda: NUMBERS.class_names, AttributeError, "'class_names': it is of from_image_folder"),
         (lambda: Loader(NUMBERS).set_epoch(-1), ValueError, "set_epoch's epoch must be at least 0"),
+        (lambda: Loader(NUMBERS).set_epoch(2**32), ValueError, r"set_epoch's epoch must be below 2\*\*32"),
+        (lambda: NUMBERS.at_epoch(2**40), ValueError, r"at_epoch's epoch must be below 2\*\*32"),
         (lambda: NUMBERS.padded_batch(2, pad_to=-1), TypeError, r"pad_to is a shape such as \(224, None\), .* not -1"),
         (lambda: NUMBERS.padded_batch(2, pad_to="x"), TypeError, "pad_to is a shape such as"),
         (lambda: Pipeline.from_files(3), TypeError, "patterns are a glob such as"),  # type: ignore[arg-type]
