@@ -13,6 +13,7 @@ from typing import Any
 from mploader.pipeline import rng
 from mploader.pipeline.fetch import short_repr
 from mploader.pipeline.node import Node, Outputs, Runtime, function_name
+from mploader.pipeline.sources import elements
 
 
 class Calls(Node):
@@ -107,7 +108,7 @@ class FlatMap(Calls):
     def spread(self, x: Any, draw: int, turn: int) -> Outputs:
         made = self.call(x, draw, turn)
         try:
-            return list(made)
+            return list(elements(made))
         except TypeError as error:
             if hasattr(type(made), "__iter__"):
                 raise

@@ -28,11 +28,14 @@ from enum import Enum
 from itertools import islice, repeat
 from numbers import Integral, Number
 from os import PathLike
+from types import GeneratorType
 from typing import Any, cast
 
 from mploader.pipeline import fetch
 from mploader.pipeline import rng as randomness
 from mploader.pipeline.fetch import short_repr
+
+_NO_FRAMES = {list, tuple, GeneratorType}  # looked at first, as they are what most functions return
 
 
 @dataclass(frozen=True, eq=False)  # equality of arrays is no bool
@@ -85,7 +88,7 @@ class Streamed:
           TypeError: the function returned what is no source.
         """
         if not self.called:
-            return iter(cast(Any, self.source))
+            return elements(self.source)
         make = cast(Callable[..., object], self.source)
         made = make() if rng is None else make(rng=rng)
         try:
@@ -145,6 +148,22 @@ def resolve(source: object, *, stacklevel: int = 3) -> Indexed | Streamed:
         _num_batches(source)
         return Indexed(source, fetch.fetch_item, batches=True)
     return _resolve_by_protocol(source)
+
+
+def elements(made: Any) -> Iterator[Any]:
+    """The elements of what is read from the first to the last: of a DataFrame the rows, whose ``iter()`` gives columns.
+
+    Runs in: both. About 0.1 us for a list or a generator, 6 us for what may be a frame.
+
+    Raises:
+      TypeError: it has no elements; or it is a frame that has no rows as dicts.
+    """
+    kind = type(made)
+    is_frame = kind not in _NO_FRAMES and (_frame_fetch(made) is not None or _frame_refusal(made) is not None)
+    if not is_frame and (hasattr(kind, "__iter__") or _length(made)[0] is None):
+        return iter(made)
+    found = resolve(made)
+    return map(found.fetch, repeat(made), range(found.length())) if isinstance(found, Indexed) else iter(made)
 
 
 def epoch_hook(source: object) -> Callable[[], object] | None:

@@ -27,6 +27,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mploader import Pipeline
 from mploader.pipeline import fetch, sources
 from mploader.pipeline.fetch import MAX_CHARS, short_repr
 from mploader.pipeline.sources import Indexed, Streamed, epoch_hook, resolve
@@ -661,6 +662,34 @@ def test_arrow_rows() -> None:
     assert read(table.to_batches()[0]) == [{"n": 1, "s": "a"}]
     with pytest.raises(TypeError, match=r"Table .*\['n'\]"):
         resolve(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["n", "n"]))
+
+
+class Numbered:
+    """What has its elements by number and nothing else, as a Keras Sequence; one too far is no error."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, i: int) -> int:
+        return 10 * i
+
+
+@pytest.mark.parametrize(
+    "read_all",
+    [
+        lambda source: list(Pipeline.from_sequence([0]).flat_map(lambda _: source)),
+        lambda source: list(Pipeline.from_indices(source)),
+        lambda source: list(Pipeline.from_generator(lambda: source)),
+    ],
+)
+def test_rows_whoever_gives_them(read_all: Any) -> None:
+    """A frame is its rows, and what has only ``len()`` and ``[]`` its elements, for ``flat_map`` and streams too."""
+    pd = pytest.importorskip("pandas")
+    assert read_all(pd.DataFrame({"n": [1, 2], "s": ["a", "b"]})) == [{"n": 1, "s": "a"}, {"n": 2, "s": "b"}]
+    assert read_all(pd.Series([1, 2], index=[7, 7])) == [1, 2]
+    assert read_all(Numbered()) == [0, 10, 20]
+    with pytest.raises(TypeError, match=r"columns share a name, \['n'\]"):
+        read_all(pd.DataFrame([[1, 2]], columns=["n", "n"]))
 
 
 def test_scipy_sparse_rows() -> None:
