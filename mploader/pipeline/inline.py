@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-from mploader.pipeline.access import Source
 from mploader.pipeline.chain import Failure
 from mploader.pipeline.node import Node
 from mploader.pipeline.plan import Items, Plan
@@ -29,7 +28,8 @@ class Inline:
         self._runtime = self.plan.program.attach()
         self._reseeds = self.plan.program.reseeds
         self._lengths = _lengths(root)
-        sources: list[Any] = [node.source.source for node in root.walk() if isinstance(node, Source)]
+        leaves: list[Any] = [node for node in root.walk() if not node.children]
+        sources = [leaf.source.source for leaf in leaves]
         # by id: one source may be read in several places
         self._told = list({id(s): s for s in sources if callable(getattr(type(s), "set_epoch", None))}.values())
 

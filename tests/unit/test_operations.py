@@ -465,6 +465,28 @@ def test_sources_are_told_the_epoch_without_a_loader_too() -> None:
             assert [at[i] for i in range(3)] == list(at) == epochs[epoch]
 
 
+class Sampler:
+    """A stream that changes with the epoch."""
+
+    epoch = -1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([self.epoch] * 2)
+
+
+@pytest.mark.parametrize("around", [lambda pipe: pipe, lambda pipe: pipe.map(str), lambda pipe: pipe.concat([9])])
+def test_streams_are_told_the_epoch_without_a_loader_too(around: Callable[..., Any]) -> None:
+    """Also one inside a merge."""
+    pipe = around(Pipeline.from_indices(Sampler()))
+    with Loader(pipe, num_workers=0) as loader:
+        loader.set_epoch(3)
+        assert list(pipe.at_epoch(3)) == list(loader)
+    assert list(pipe.at_epoch(4)) == list(around(Pipeline.from_sequence([4, 4])))
+
+
 def test_zip_and_concat_are_methods_too() -> None:
     """``a.concat(b)`` and ``a.zip(b)`` begin with a, as written."""
     a, b = Pipeline.from_sequence([1, 2, 3]), Pipeline.from_sequence([4, 5])
