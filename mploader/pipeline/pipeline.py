@@ -453,15 +453,14 @@ class Pipeline(Origin, Generic[T_co]):
     def _with(self, node: Node) -> Pipeline[Any]:
         return Pipeline(_measured(node), seed=self._seed, drawn_seed=self._drawn_seed, epoch=self._epoch)
 
-    def bound(self, seed: int | None = None) -> Node:
-        """For the Loader: the tree for one run; ``seed`` where the pipeline has none of its own."""
-        seeded = self._seed is not None or seed is not None
-        return self._node.bind(Runtime(), rng.derive(self.base_seed(seed)), reseeds=seeded)
+    def bound(self) -> Node:
+        """For the Loader: the tree for one run."""
+        return self._node.bind(Runtime(), rng.derive(self.base_seed), reseeds=self._seed is not None)
 
-    def base_seed(self, seed: int | None = None) -> int:
+    @property
+    def base_seed(self) -> int:
         """For the Loader: what everything random follows from."""
-        own = self._seed if self._seed is not None else seed
-        return self._drawn_seed if own is None else own
+        return self._drawn_seed if self._seed is None else self._seed
 
     @property
     def own_seed(self) -> int | None:

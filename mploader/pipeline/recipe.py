@@ -27,17 +27,16 @@ class Recipe:
 
     Attributes:
       shown: what the user gave as source.
-      pipeline: all of it.
+      pipeline: all of it, with the seed.
     """
 
-    def __init__(self, shown: object, pipeline: Pipeline[Any], seed: int | None) -> None:
+    def __init__(self, shown: object, pipeline: Pipeline[Any]) -> None:
         self.shown = shown
         self.pipeline = pipeline
-        self._seed = seed
 
     def plan(self, *, single: bool) -> Plan:
         """Compile it anew: sources may have changed."""
-        return Plan(self.pipeline.bound(self._seed), single=single)
+        return Plan(self.pipeline.bound(), single=single)
 
     def __len__(self) -> int:
         return len(self.pipeline)
@@ -53,12 +52,12 @@ class Recipe:
     @property
     def is_seeded(self) -> bool:
         """Whether every element has random draws of its own."""
-        return self.pipeline.own_seed is not None or self._seed is not None
+        return self.pipeline.own_seed is not None
 
     @property
     def base_seed(self) -> int:
         """What everything random follows from."""
-        return self.pipeline.base_seed(self._seed)
+        return self.pipeline.base_seed
 
     def adopt_seed(self, seed: int) -> None:
         """Go on with the drawn seed of a saved state."""
@@ -141,5 +140,5 @@ def make_recipe(
     if seed is not None:
         if pipeline.own_seed not in (None, seed):
             raise ValueError(f"seed={seed}, and the pipeline has the seed {pipeline.own_seed}: give one of the two")
-        seed = pipeline.seed(seed).own_seed  # refuses what is none; a plain int, for JSON
-    return Recipe(source, pipeline, seed)
+        pipeline = pipeline.seed(seed)  # refuses what is none
+    return Recipe(source, pipeline)

@@ -107,6 +107,17 @@ def test_two_seeds_are_refused() -> None:
         assert list(loader) == list(pipe.seed(3))
 
 
+def test_a_length_that_the_seed_decides() -> None:
+    """``len()`` is that of the loader's seed, where a mixture ends by it."""
+    pipe = Pipeline.sample_from([range(12), range(100, 112)], [0.5, 0.5])
+    lengths = set()
+    for seed in range(6):
+        with Loader(pipe, seed=seed, num_workers=0) as loader:
+            assert len(loader) == len(pipe.seed(seed)) == len(list(loader))
+            lengths.add(len(loader))
+    assert len(lengths) > 1
+
+
 def test_keras_batches_are_not_batched_again() -> None:
     """``batch_size`` for a Keras dataset, whose items are batches, is a ValueError."""
 
