@@ -306,20 +306,21 @@ class Loader(Generic[T_co]):
           TypeError: no state.
         """
         with self._lock:
-            recipe = self._recipe
-            seed, epoch, saved = state.from_dict(
-                state_dict,
+            given = state.checked(state_dict)
+            recipe = self._recipe.adopting(given["seed"])  # lengths may follow from it
+            plan = recipe.plan(single=self._single)
+            saved = state.from_dict(
+                given,
                 recipe.line,
-                self._plan.items,
+                plan.items,
                 recipe.lengths(),
                 recipe.base_seed,
-                seed_is_given=recipe.is_seeded,
-                n_steps=None if self._plan.is_plain else len(self._plan.behind),
+                n_steps=None if plan.is_plain else len(plan.behind),
             )
-            if seed != recipe.base_seed:
-                recipe.adopt_seed(seed)
+            if recipe.base_seed != self._recipe.base_seed:
                 self._published_lengths = []  # the workers' copy has another
-            self._next_epoch, self._saved, self._items = epoch, saved, None
+            self._recipe, self._plan = recipe, plan
+            self._next_epoch, self._saved, self._items = given["epoch"], saved, None
 
     # -- life --------------------------------------------------------------------------------------
 

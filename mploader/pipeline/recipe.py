@@ -59,9 +59,9 @@ class Recipe:
         """What everything random follows from."""
         return self.pipeline.base_seed
 
-    def adopt_seed(self, seed: int) -> None:
-        """Go on with the drawn seed of a saved state."""
-        self.pipeline = self.pipeline.with_drawn_seed(seed)
+    def adopting(self, seed: int) -> Recipe:
+        """The same with the drawn seed of a saved state, unless one was given."""
+        return Recipe(self.shown, self.pipeline.with_drawn_seed(seed))
 
     def lengths(self) -> list[int | None]:
         """Of each source, as of now."""

@@ -79,27 +79,12 @@ def to_dict(
     }
 
 
-def from_dict(
-    state: object,
-    pipeline: str,
-    length: int | None,
-    sources: list[int | None],
-    seed: int,
-    *,
-    seed_is_given: bool,
-    n_steps: int | None,
-) -> tuple[int, int, Saved]:
-    """Read a state for this pipeline.
-
-    Args:
-      n_steps: how many steps run behind the workers; None where results are the items.
-
-    Returns:
-      Seed, epoch, and how far it has come.
+def checked(state: object) -> Mapping[str, Any]:
+    """A state as `to_dict` makes it.
 
     Raises:
-      TypeError: not what `to_dict` makes.
-      StateMismatchError: of another pipeline, length or seed; the message has the difference.
+      TypeError: it is none.
+      StateMismatchError: of another version.
     """
     if not isinstance(state, Mapping):
         raise TypeError(f"a state is the dict that state_dict() gave, not {short_repr(state)}")
@@ -113,23 +98,43 @@ def from_dict(
         )
     if state["version"] != VERSION:
         raise StateMismatchError(f"the state is of version {state['version']}, this mploader reads version {VERSION}")
-    here = {"pipeline": pipeline, "length": length, "sources": sources}
+    return state
+
+
+def from_dict(
+    state: Mapping[str, Any],
+    pipeline: str,
+    length: int | None,
+    sources: list[int | None],
+    seed: int,
+    *,
+    n_steps: int | None,
+) -> Saved:
+    """How far a `checked` state has come, for this pipeline.
+
+    Args:
+      state: of this pipeline, or another.
+      pipeline, length, sources, seed: as for `to_dict`; of a pipeline without a seed they are those of the state's.
+      n_steps: how many steps run behind the workers; None where results are the items.
+
+    Raises:
+      StateMismatchError: of another pipeline, length or seed; the message has the difference.
+    """
+    here = {"pipeline": pipeline, "length": length, "sources": sources, "seed": seed}
     differences = [
         f"{_SAID.get(name, name)} was {state[name]!r}, here {value!r}"
         for name, value in here.items()
         if state[name] != value
     ]
-    if seed_is_given and state["seed"] != seed:
-        differences.append(f"seed was {state['seed']}, here {seed}")
     if len(state["steps"]) != (n_steps or 0) and state["delivered"]:
         differences.append("on_error was of another kind, by which batches are put together elsewhere")
     if differences:
         raise StateMismatchError(f"the state is of another loader: {'; '.join(differences)}")
     steps = [[operator.index(number) for number in brief] for brief in state["steps"]]
     if n_steps is None or not state["delivered"]:
-        return state["seed"], state["epoch"], Saved(state["task"], _expanded(state["done"]), None, state["delivered"])
+        return Saved(state["task"], _expanded(state["done"]), None, state["delivered"])
     mark = Mark(state["task"], state["inner"], steps, state["emitted"])
-    return state["seed"], state["epoch"], Saved(mark.at, frozenset(), mark, state["delivered"])
+    return Saved(mark.at, frozenset(), mark, state["delivered"])
 
 
 def _runs(tasks: Iterable[int]) -> list[list[int]]:

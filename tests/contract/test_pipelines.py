@@ -549,6 +549,29 @@ def test_a_drawn_seed_is_adopted() -> None:
         assert whole + list(loader) == head + rest
 
 
+def test_a_drawn_seed_that_decides_the_length_is_adopted(quick: Engine) -> None:
+    """A mixture's length follows from the seed: it is compared under the state's. A refusal changes nothing."""
+
+    def mixture(n: int = 12) -> Pipeline[int]:
+        return Pipeline.sample_from([range(n), range(100, 112)], [0.5, 0.5])
+
+    with quick.loader(mixture()) as loader:
+        items = iter(loader)
+        next(items)
+        state = json.loads(json.dumps(loader.state_dict()))
+        rest, length = list(items), len(loader)
+    for _ in range(8):  # each with another seed
+        with quick.loader(mixture()) as loader:
+            loader.load_state_dict(state)
+            assert (len(loader), loader.state_dict()) == (length, state)
+            assert list(loader) == rest
+    with quick.loader(mixture(13)) as loader:
+        seed, length = loader.seed, len(loader)
+        with pytest.raises(StateMismatchError, match="length of the sources was"):
+            loader.load_state_dict(state)
+        assert (loader.seed, len(loader), len(list(loader))) == (seed, length, length)
+
+
 def test_not_a_state() -> None:
     """Anything else than what ``state_dict`` gave is a TypeError that says what is missing."""
     with Loader(range(9), num_workers=0) as loader:
