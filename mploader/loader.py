@@ -307,7 +307,8 @@ class Loader(Generic[T_co]):
         """
         with self._lock:
             given = state.checked(state_dict)
-            recipe = self._recipe.adopting(given["seed"])  # lengths may follow from it
+            recipe = self._recipe.adopting(given["seed"])
+            varies = recipe.tell_sources(given["epoch"], ended=False)  # lengths may follow from both
             plan = recipe.plan(single=self._single)
             saved = state.from_dict(
                 given,
@@ -315,6 +316,7 @@ class Loader(Generic[T_co]):
                 plan.items,
                 recipe.lengths(),
                 recipe.base_seed,
+                lengths_vary=varies,
                 n_steps=None if plan.is_plain else len(plan.behind),
             )
             if recipe.base_seed != self._recipe.base_seed:

@@ -40,7 +40,6 @@ class Inline:
 
     def get(self, i: int, turn: int) -> Any:
         """Element i, where there is random access."""
-        self._tell(turn)
         saved = self._runtime.save(self._reseeds)
         try:
             return self.plan.program.run(i, i, turn)
@@ -49,13 +48,13 @@ class Inline:
 
     def items(self, turn: int) -> Iterator[Any]:
         """All elements of a pass."""
-        self._tell(turn)
         return Loop(Borrowing(Items(self.plan, turn), self._runtime, reseeds=self.plan.reseeds or self._reseeds))
 
-    def _tell(self, turn: int) -> None:
-        """Sources that change with the epoch are those of this one, as in a Loader."""
+    def tell(self, turn: int) -> bool:
+        """Make sources that change with the epoch those of this one, as a Loader does; returns if there are any."""
         for source in self._told:
             source.set_epoch(turn)
+        return bool(self._told)
 
 
 class Borrowing(Iterator[Any]):

@@ -260,7 +260,8 @@ class Pipeline(Origin, Generic[T_co]):
                 raise TypeError(f"[{shown(key)}] counts from the end, and the pipeline is endless: take(count) ends it")
             warn_of_leak(self._node, "a slice")
             return self._with(Slice(self._node, key, f"[{shown(key)}]"))
-        bound = self._inline().root
+        ready = self._told()
+        bound = ready.root
         if bound.length is None:
             raise TypeError(f"[i] needs positions, and {why_none(self._node)}: loop over it, or place it before")
         try:
@@ -274,7 +275,7 @@ class Pipeline(Origin, Generic[T_co]):
         at = i + bound.length if i < 0 and bound.length < ENDLESS else i
         if not 0 <= at < bound.length:
             raise IndexError(f"index {i} is out of range: the pipeline has {bound.length:,} elements")
-        return cast(T_co, self._inline().get(at, self._epoch))
+        return cast(T_co, ready.get(at, self._epoch))
 
     def cache(
         self,
@@ -418,7 +419,7 @@ class Pipeline(Origin, Generic[T_co]):
 
     def __iter__(self) -> Iterator[T_co]:
         """Run it in this process: the same items as a Loader's."""
-        return self._inline().items(self._epoch)
+        return self._told().items(self._epoch)
 
     def __repr__(self) -> str:
         return f"Pipeline({one_line(self._node)})"
@@ -490,6 +491,11 @@ class Pipeline(Origin, Generic[T_co]):
         if ready is None or not ready.is_current:
             ready = self._ready = Inline(self.bound())
         return ready
+
+    def _told(self) -> Inline:
+        """As `_inline`, after the sources were told the epoch, which may have given them other lengths."""
+        ready = self._inline()
+        return self._inline() if ready.tell(self._epoch) else ready
 
 
 def _measured(node: Node) -> Node:

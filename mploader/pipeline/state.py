@@ -108,6 +108,7 @@ def from_dict(
     sources: list[int | None],
     seed: int,
     *,
+    lengths_vary: bool,
     n_steps: int | None,
 ) -> Saved:
     """How far a `checked` state has come, for this pipeline.
@@ -115,12 +116,15 @@ def from_dict(
     Args:
       state: of this pipeline, or another.
       pipeline, length, sources, seed: as for `to_dict`; of a pipeline without a seed they are those of the state's.
+      lengths_vary: each epoch may have its own: those of a state between two epochs are of the one before.
       n_steps: how many steps run behind the workers; None where results are the items.
 
     Raises:
       StateMismatchError: of another pipeline, length or seed; the message has the difference.
     """
-    here = {"pipeline": pipeline, "length": length, "sources": sources, "seed": seed}
+    here: dict[str, Any] = {"pipeline": pipeline, "seed": seed}
+    if state["delivered"] or not lengths_vary:
+        here |= {"length": length, "sources": sources}
     differences = [
         f"{_SAID.get(name, name)} was {state[name]!r}, here {value!r}"
         for name, value in here.items()

@@ -572,6 +572,45 @@ def test_a_drawn_seed_that_decides_the_length_is_adopted(quick: Engine) -> None:
         assert (loader.seed, len(loader), len(list(loader))) == (seed, length, length)
 
 
+class Growing:
+    """A source whose length follows the epoch."""
+
+    n = 1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.n = epoch + 1
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> int:
+        return i
+
+
+def growing(epoch: int = 0) -> Pipeline[int]:
+    return Pipeline.from_sequence(Growing()).at_epoch(epoch)
+
+
+def test_a_length_that_follows_the_epoch(quick: Engine) -> None:
+    """The source is told before its length is asked: in this process, in a loader, and where a state is loaded."""
+    assert list(growing(3)) == [0, 1, 2, 3]
+    assert growing(3)[-1] == 3
+    states: list[tuple[Any, list[int]]] = []
+    with quick.loader(growing(2)) as loader:
+        for _ in loader:
+            states.append((loader.state_dict(), list(range(len(states) + 1, 3))))
+        states.append((loader.state_dict(), [0, 1, 2, 3]))  # between two epochs: of the next
+    assert len(states) == 4
+    for state, rest in states:
+        with quick.loader(growing()) as loader:
+            loader.load_state_dict(json.loads(json.dumps(state)))
+            assert loader.state_dict()["delivered"] == state["delivered"]
+            assert list(loader) == rest
+    shorter = {**states[0][0], "length": 2, "sources": [2]}
+    with quick.loader(growing()) as loader, pytest.raises(StateMismatchError, match="length was 2, here 3"):
+        loader.load_state_dict(shorter)
+
+
 def test_not_a_state() -> None:
     """Anything else than what ``state_dict`` gave is a TypeError that says what is missing."""
     with Loader(range(9), num_workers=0) as loader:
