@@ -10,14 +10,13 @@ from __future__ import annotations
 import functools
 import operator
 import os
-import secrets
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from mploader.pipeline import rng
+from mploader.pipeline import rng, seeds
 from mploader.pipeline.access import Batch, Concat, Interleaved, Mixed, Repeat, Shuffle, Slice, Source, Zip
 from mploader.pipeline.cached import Cached, open_cache, randomness
 from mploader.pipeline.checks import function, integer, numbers, plain_function, shown, warn_of_leak, why_none
@@ -58,7 +57,7 @@ class Pipeline(Origin, Generic[T_co]):
             raise TypeError("begin with Pipeline.from_sequence(source), or another of the from_ methods")
         self._node = node
         self._seed = seed
-        self._drawn_seed = secrets.randbits(62) if drawn_seed is None else drawn_seed
+        self._drawn_seed = seeds.drawn_seed() if drawn_seed is None else drawn_seed
         self._epoch = epoch
         self._ready: Inline | None = None
 

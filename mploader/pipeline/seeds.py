@@ -2,6 +2,7 @@
 
 That is `random`, ``numpy.random``, torch's CPU generator where torch is imported, and the generators that live inside
 the user's own objects (albumentations keeps two in each pipeline). Before an item runs, all are seeded from its key.
+So are the pipelines that the user's code makes meanwhile in the same thread: `drawn_seed`.
 
 Runs in: worker; in the consumer where there are no workers. Must never know: what the key is made of.
 
@@ -17,7 +18,9 @@ one 5.7).
 from __future__ import annotations
 
 import random
+import secrets
 import sys
+import threading
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Protocol
@@ -29,6 +32,24 @@ from mploader.pipeline.reach import reachable
 
 State = tuple[Any, ...]
 """What `Seeds.save` returns: to be handed back to `Seeds.restore`, nothing else."""
+
+
+class _Item(threading.local):
+    """The item that runs in this thread: its key, None outside, and how many seeds were drawn in it."""
+
+    key: int | None = None
+    n_drawn = 0
+
+
+_item = _Item()
+
+
+def drawn_seed() -> int:
+    """A new seed: inside an item that is seeded it follows from that one's key, elsewhere from nothing."""
+    if _item.key is None:
+        return secrets.randbits(62)
+    _item.n_drawn += 1
+    return rng.derive(_item.key, _item.n_drawn)
 
 
 class Seeds:
@@ -72,6 +93,7 @@ class Seeds:
         About 10 us, and 1 to 5 us for each generator found. The 32 bits that ``numpy.random`` and torch take are few
         enough that of a million items some hundred pairs share that part of their randomness.
         """
+        _item.key, _item.n_drawn = key, 0
         prefix = b"%x/" % key
         words = blake2b(prefix, digest_size=16, usedforsecurity=False).digest()
         random.seed(int.from_bytes(words[:8], "little"))
@@ -87,6 +109,7 @@ class Seeds:
         torch = sys.modules.get("torch")
         generator = getattr(torch, "default_generator", None)
         return (
+            (_item.key, _item.n_drawn),
             random.getstate(),
             np.random.get_state(legacy=False),
             None if generator is None else generator.get_state(),
@@ -95,7 +118,7 @@ class Seeds:
 
     def restore(self, state: State) -> None:
         """Put all back as they were at `save`; a torch that was imported since keeps its state."""
-        python, numpy, torch, found = state
+        (_item.key, _item.n_drawn), python, numpy, torch, found = state
         random.setstate(python)
         np.random.set_state(numpy)
         if torch is not None:

@@ -71,6 +71,26 @@ def test_a_length_may_be_drawn(quick: Engine) -> None:
             assert list(loader) == whole[n_before:]
 
 
+def test_a_pipeline_made_inside_an_element(engine: Engine) -> None:
+    """It follows the element's draws, and with them seed and epoch; what is made outside has a seed of its own."""
+
+    def shuffled(x: int) -> list[list[int]]:
+        seeded = list(Pipeline.from_sequence(range(9)).shuffle().seed(1))  # which leaves the element's own seed alone
+        return [seeded, *(list(Pipeline.from_sequence(range(9)).shuffle()) for _ in range(2))]
+
+    pipe = Pipeline.from_sequence(range(6)).flat_map(shuffled)
+    whole = [list(pipe.seed(7).at_epoch(epoch)) for epoch in (0, 1)]
+    with engine.loader(pipe, seed=7) as loader:
+        assert [list(loader), list(loader)] == whole
+    drawn = [order for epoch in whole for number, order in enumerate(epoch) if number % 3]
+    assert len(set(map(tuple, drawn))) == len(drawn)
+    outside = set()
+    for _ in range(2):
+        list(pipe.seed(7))
+        outside.add(Loader(range(3), num_workers=0).seed)
+    assert len(outside) == 2
+
+
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_sets_of_strings_have_one_order(method: str) -> None:
     """With a seed; elsewhere it differs from process to process."""
