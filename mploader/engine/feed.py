@@ -137,7 +137,7 @@ class Feed:
         if self.draws_here:
             if self._draw_s < SLOW_DRAW_S:
                 self.admit()
-        elif 2 * self._window.outstanding <= self._window.prefetch or not self._pool.is_cheap:
+        elif 2 * self._window.outstanding <= self._window.prefetch or not self._pool.pace.is_cheap:
             self.admit()
 
     def admit(self) -> bool:
@@ -168,7 +168,7 @@ class Feed:
         """Send tasks for the next indices: whole chunks, but at the end, and where the window has no room for one."""
         window, first, end = self._window, self.next_seq, self._end
         last = first + room  # A: the next indices
-        chunk = 1 if self.done else self._pool.chunk
+        chunk = 1 if self.done else self._pool.pace.chunk
         if last >= end:
             last = end
         elif chunk > 1:
@@ -210,7 +210,7 @@ class Feed:
                 break
             spans.append(element)
             window.admit()  # B: admitted
-            if self._feeder is None or not self._pool.is_cheap or len(spans) == BATCH:
+            if self._feeder is None or not self._pool.pace.is_cheap or len(spans) == BATCH:
                 break
         end = self.next_seq + len(spans)
         if spans:

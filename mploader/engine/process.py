@@ -20,6 +20,8 @@ from mploader.engine.ledger import Ledger
 from mploader.engine.life import Doom, Life, Shared
 from mploader.engine.lifecycle import Event, State
 from mploader.engine.outbox import MIN_LIMIT_BYTES
+from mploader.engine.pace import CHEAP_NS, Pace
+from mploader.engine.record_pipe import RecordPipe
 from mploader.engine.task_pipe import TaskPipe
 from mploader.engine.worker import CONTROL_FLOOR, CONTROL_PLACES, GENERATIONS
 from mploader.errors import MploaderError
@@ -33,13 +35,8 @@ from mploader.transport.payload import Payload
 from mploader.transport.records import Kind, Result, Task, Verb
 from mploader.transport.segment import PAGE_BYTES, Segment
 
-READ_BYTES = 256 * records.RECORD_BYTES
 SPIN_S = 20e-6  # a sleep and its wake-up cost 23 us of CPU on both sides: yielding that long first pays
 SHORT_WAIT_S = 100e-6  # and only where the last wait was as short as this: else it takes the workers' cores
-CHEAP_NS = 30_000  # to wake a worker costs the consumer 10 to 20 us
-CHUNK_NS = 1_000_000  # tasks that take less together travel as one
-CHUNKS_A_WORKER = 4  # that fit into the window: with 2, workers and consumer wait for each other
-PACE_EVERY = 8  # so many tasks are measured before it is chosen, again and again, how many travel together
 MAX_SEGMENT_BYTES = 1 << 40
 SPARE_FACTOR = 64  # virtual room beyond a whole window of the largest results: held spans leave gaps of any size
 ADDRESS_SHARE = 4  # where the address space is limited: all memories together take this part of what is left
@@ -60,8 +57,7 @@ class Pool:
       start_error: what a worker announced that raised before it was ready.
       lives: the current incarnation of each worker, by ``worker_id``.
       restarts: replacements, by ``worker_id``.
-      chunk: so many tasks are to be sent as one: what takes about `CHUNK_NS`, and leaves each worker its share of
-        the window.
+      pace: how much to do at once.
       window_limit_bytes: how much may wait, and how much may be held, in shared memory: ``memory_limit_bytes``, or
         less where the rings had to be small.
     """
@@ -77,6 +73,8 @@ class Pool:
             undo.callback(self.payload.close)
             self.tasks = TaskPipe(self._poller, self.ledger, pipe_nbytes)
             undo.callback(self.tasks.close)
+            self.records = RecordPipe(pipe_nbytes)
+            undo.callback(self.records.close)
             self.wakeup = platform.Wakeup()
             undo.pop_all()
         self.trouble = False
@@ -90,22 +88,12 @@ class Pool:
         self.options = options
         self.pid = os.getpid()
         self._by_incarnation: dict[int, Life] = {}
-        self._raw: deque[bytes] = deque()
-        self._filed = 0
         self._last_wait_s = 0.0
         self._arrived: deque[Arrival] = deque()
-        self._run_ns = float(CHEAP_NS)  # of a task, the recent mean
-        self._n_done = 0
-        self._set_at = PACE_EVERY
-        self._bursts = max(1, options.prefetch // 2), max(1, options.prefetch // 4), 1
-        self.burst = 1
-        chunk = options.chunk
-        self.chunk = 1 if chunk == "auto" else min(chunk, options.prefetch)
-        self._max_chunk = options.prefetch // (CHUNKS_A_WORKER * options.num_workers) if chunk == "auto" else 0
+        self.pace = Pace(options.prefetch, options.num_workers, options.chunk)
         self._born = 0
         self._nudged = (-1, 0)  # a seq, and how often in a row
         self._generation = -1
-        self._records_fd = self._records_write = -1
         self._segments: list[Segment] = []
         try:
             self._open(options, seed, pipe_nbytes)
@@ -114,9 +102,6 @@ class Pool:
             raise
 
     def _open(self, options: Options, seed: int, pipe_nbytes: int) -> None:
-        self._records_fd, self._records_write = os.pipe()
-        os.set_blocking(self._records_fd, False)
-        platform.enlarge_pipe(self._records_fd, pipe_nbytes)
         self._control = Segment.create("control", PAGE_BYTES)
         self._segments.append(self._control)
         self._control.commit(0, PAGE_BYTES)
@@ -130,7 +115,7 @@ class Pool:
         self.window_limit_bytes = min(limit, self.arena.segment.nbytes // HELD_SHARE)
         self._shared = Shared(
             tasks_fd=self.tasks.read_fd,
-            records_fd=self._records_write,
+            records_fd=self.records.write_fd,
             payload_fd=self.payload.fd,
             control=self._control,
             arena=self.arena.segment,
@@ -141,7 +126,7 @@ class Pool:
             num_workers=options.num_workers,
             seed=seed,
         )
-        self._poller.register(self._records_fd, platform.READABLE)
+        self._poller.register(self.records.fd, platform.READABLE)
         self._poller.register(self.wakeup.fd, platform.READABLE)
 
     # -- the data path, driven by the consumer -----------------------------------------------------
@@ -183,7 +168,7 @@ class Pool:
                 ]
             for task in tasks:
                 self.ledger.add(task)
-            self.tasks.send(tasks, together=chunk * self._run_ns < CHEAP_NS)  # to wake a worker costs more
+            self.tasks.send(tasks, together=chunk * self.pace.run_ns < CHEAP_NS)  # to wake a worker costs more
 
     def write_element(self, element: object) -> Span:
         """Write an element of a stream into the arena; from any thread.
@@ -201,11 +186,6 @@ class Pool:
         """Give an element's span back, which nobody reads."""
         with contextlib.suppress(AttributeError):  # let go already
             free(self.arena.segment, span.offset)
-
-    @property
-    def is_cheap(self) -> bool:
-        """Whether a task costs less than waking a worker for it."""
-        return self._run_ns < CHEAP_NS
 
     def wait(self, timeout_s: float) -> None:
         """Block until something may have arrived, `wakeup` was set, or the time is over. Lock not held."""
@@ -231,34 +211,16 @@ class Pool:
             self.file_records()
         return self._arrived
 
-    @property
-    def has_records(self) -> bool:
-        """Whether workers announced what nobody has filed; then one may be waiting for room to do so."""
-        return platform.queued_bytes(self._records_fd) > 0
-
     def file_records(self) -> None:
-        """Read the record pipe empty; the first completion of a seq wins, a second only frees its span.
-
-        Lock held. An interrupt may strike anywhere in here: what was read stays in `_raw` until all of it is
-        filed (it is put there by one C call, with no bytecode in between).
-        """
-        if self._raw:
+        """Read the record pipe empty; the first completion of a seq wins, a second only frees its span. Lock held."""
+        pipe = self.records
+        if pipe.is_torn:
             self._file_rest_after_interrupt()
-        while True:
-            self._filed = 0  # here, not where `_raw` is emptied: an interrupt between the two would leave it wrong
-            try:
-                # G: file what was announced
-                self._raw.extend(map(os.read, (self._records_fd,), (READ_BYTES,)))
-            except BlockingIOError:
-                return
-            for record in map(Result._make, records.iter_results(self._raw[0])):
+        while pipe.read():
+            for record in pipe.in_hand():
                 self._file(record)
-                self._filed += 1
-            full = len(self._raw[0]) == READ_BYTES
-            self._raw.clear()
-            if self._n_done > self._set_at:
-                self._set_pace()
-            if not full:
+                pipe.n_filed += 1
+            if not pipe.clear():
                 return
 
     def fail(self, seq: int, error: BaseException, *, is_source: bool = False) -> None:
@@ -354,11 +316,7 @@ class Pool:
         with self.lock:
             for life in self.lives.values():
                 life.close()
-            for name in ("_records_fd", "_records_write"):
-                fd = getattr(self, name)
-                setattr(self, name, -1)
-                if fd >= 0:
-                    os.close(fd)
+            self.records.close()
             self.tasks.close()
             self.payload.close()
             for segment in self._segments:
@@ -393,8 +351,7 @@ class Pool:
             self.free_elements([self.ledger.died(seq, record.incarnation)])
             return
         ledger, count = self.ledger, record.n_tasks
-        self._run_ns += (record.run_ns / count - self._run_ns) * 0.05
-        self._n_done += count
+        self.pace.note(record.run_ns, count)
         if count > 1:
             seqs = record.seqs
             if ledger.are_open(seqs):
@@ -412,14 +369,6 @@ class Pool:
         if done is not None:
             self.free_elements([done])
 
-    def _set_pace(self) -> None:
-        """Choose how much goes together, by what tasks have cost."""
-        self._set_at = self._n_done + PACE_EVERY
-        run_ns = self._run_ns
-        self.burst = self._bursts[0 if run_ns < CHEAP_NS else 1 if run_ns < 10 * CHEAP_NS else 2]
-        if self._max_chunk > 1:
-            self.chunk = max(1, min(self._max_chunk, int(CHUNK_NS / max(run_ns, 1.0))))
-
     def _file_rare(self, record: Result, life: Life) -> None:
         if record.kind == Kind.READY:
             if life.state is State.STARTING:  # filed a second time after an interrupt, it says nothing new
@@ -431,16 +380,17 @@ class Pool:
 
     def _file_rest_after_interrupt(self) -> None:
         """Go on where an interrupt struck: only the record in hand then is in doubt."""
-        known = {arrival.record for arrival in self._arrived}
-        rest = list(map(Result._make, records.iter_results(self._raw[0])))[self._filed :]
-        for number, record in enumerate(rest):
+        pipe, known = self.records, {arrival.record for arrival in self._arrived}
+        for number, record in enumerate(list(pipe.in_hand())[pipe.n_filed :]):
             if number == 0 and record in known:
                 for seq in record.seqs:
                     self.free_elements([self.ledger.complete(seq, record.incarnation)])
-            elif number > 0 or record.seq in self.ledger.open or record.kind not in (Kind.RESULT, Kind.ERROR):
+            elif number > 0 or record.kind > _LAST_COMPLETION or self.ledger.are_open(record.seqs):
                 self._file(record)
-            self._filed += 1
-        self._raw.clear()
+            else:  # it may have been freed; if not, its span is left unused
+                self.reissue(list(record.seqs))
+            pipe.n_filed += 1
+        pipe.clear()
 
     def free_elements(self, tasks: Iterable[Task | None]) -> None:
         """Give the arena spans of tasks back that no worker reads any more."""

@@ -104,7 +104,7 @@ class Results:
         found = self._reorder.peek()
         if found is None:
             return False
-        leases, limit, base, done = self._leases, self._pool.burst, self._feed.base, self._feed.done
+        leases, limit, base, done = self._leases, self._pool.pace.burst, self._feed.base, self._feed.done
         values: list[Any] = []
         failed: list[Failed] = []
         copied: list[tuple[Segment, int]] = []

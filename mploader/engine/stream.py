@@ -23,7 +23,6 @@ Runs in: consumer. Must never know: what a source is, how processes are made.
 from __future__ import annotations
 
 import copy
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -31,8 +30,10 @@ from dataclasses import replace
 
 from mploader.engine import blame
 from mploader.engine.contract import Delivery, Elements
+from mploader.engine.costs import Costs
 from mploader.engine.feed import Feed
 from mploader.engine.launch import Launcher, LaunchError
+from mploader.engine.lookout import Lookout
 from mploader.engine.opened import Opened
 from mploader.engine.process import Pool
 from mploader.engine.results import Results
@@ -42,13 +43,10 @@ from mploader.engine.work import Work
 from mploader.errors import ClosedError, MploaderError
 from mploader.options import Options
 from mploader.pipeline.state import Saved
-from mploader.stats.block import MAX_COSTS
 from mploader.transport.lease import Leases
 
 LOOK_AROUND_S = 1.0  # how long a waiting consumer sleeps before it looks whether somebody has its item in hand
 LET_GO_TIMEOUT_S = 1.0  # for a thread inside next() to see that the loader was closed
-SLOW_LOG_S = 60.0  # vLLM's "no block in 60 s" is what users quote in every report
-_logger = logging.getLogger("mploader")
 
 
 class Stream:
@@ -75,10 +73,10 @@ class Stream:
         self._turn = threading.RLock()
         self._inside = False
         self._dirty = False
-        self._costs_read: dict[int, list[tuple[int, int]]] = {}  # by incarnation
+        self._costs = Costs()
         self._final: tuple[Saved, int] | None = None
         self._returned_ns = 0
-        self._looked_ns = self._said_slow = 0
+        self._looked_ns = 0
         launcher = Launcher(
             options.start_method,
             hide_gpus=options.hide_gpus,
@@ -95,6 +93,7 @@ class Stream:
                 raise
         except OSError as error:
             raise blame.launch_failed(error, 0) from error
+        self._lookout = Lookout(self.pool)
         self.window = Window(options.prefetch, self.pool.window_limit_bytes, self.opened)
         self._feed = Feed(self.pool, self.window)
         self.results = Results(options, self.pool, self._feed, self.window, self.opened, self.leases)
@@ -142,14 +141,7 @@ class Stream:
     def collect_costs(self) -> None:
         """Add what functions have cost in the workers since the last call to what the user's pipeline shows."""
         with self.pool.lock:
-            nodes = self._work.program.timed()[:MAX_COSTS]
-            for life in list(self.pool.lives.values()):
-                read = self._costs_read.setdefault(life.incarnation, [(0, 0)] * len(nodes))
-                for number, (node, before) in enumerate(zip(nodes, list(read), strict=False)):
-                    now = read[number] = life.block.cost(number)
-                    assert node.cost is not None
-                    node.cost[0] += now[0] - before[0]
-                    node.cost[1] += now[1] - before[1]
+            self._costs.collect(self.pool.lives.values(), self._work.program)
 
     # -- epochs ------------------------------------------------------------------------------------
 
@@ -387,21 +379,8 @@ class Stream:
         if now - self._looked_ns < LOOK_AROUND_S * 1e9 or now - waited_from < LOOK_AROUND_S * 1e9:
             return
         self._looked_ns = now
-        waits_for = self._waits_for()
-        if waits_for is not None:
-            self.pool.nudge(waits_for)
+        if self._lookout.look(self.results.head, self._feed.base, now, waited_from):
             self.supervisor.wake()
-            waited_s = (now - waited_from) / 1e9
-            if waited_s >= SLOW_LOG_S and self._said_slow != waited_from:
-                self._said_slow = waited_from
-                index = waits_for - self._feed.base
-                lives = list(self.pool.lives.values())
-                _logger.warning("%s", blame.slow_line(lives, waits_for, index, waited_s))
-
-    def _waits_for(self) -> int | None:
-        with self.pool.lock:
-            open_seqs = self.pool.ledger.open
-            return self.results.head if self.results.head in open_seqs else min(open_seqs, default=None)
 
     # -- after an interrupt ------------------------------------------------------------------------
 

@@ -311,7 +311,7 @@ class Supervisor:
         if hand is None or not self._still_at(life, hand, CONFIRM_S):
             return
         with self._pool.lock:
-            if self._pool.has_records:  # it may have waited for room to announce its result: it goes on now
+            if self._pool.records.has_more:  # it may have waited for room to announce its result: it goes on now
                 life.excused = (hand, time.monotonic_ns())
                 self._pool.file_records()
                 return

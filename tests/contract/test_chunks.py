@@ -90,10 +90,10 @@ def test_auto_follows_the_cost() -> None:
     """Cheap items travel together once that is known, and a window too small for it is left alone."""
     with Loader(range(3000), abs, num_workers=2, prefetch=64, start_method="fork") as loader:
         assert list(loader) == list(range(3000))
-        assert loader._stream.pool.chunk > 1  # type: ignore[union-attr]
+        assert loader._stream.pool.pace.chunk > 1  # type: ignore[union-attr]
     with Loader(range(300), abs, num_workers=2, prefetch=8, start_method="fork") as loader:
         assert list(loader) == list(range(300))
-        assert loader._stream.pool.chunk == 1  # type: ignore[union-attr]
+        assert loader._stream.pool.pace.chunk == 1  # type: ignore[union-attr]
 
 
 def test_nothing_is_shared() -> None:

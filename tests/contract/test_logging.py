@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from mploader.engine import stream
+from mploader.engine import lookout, stream
 from mploader.transport import payload
 from tests.contract.engines import Engine, Gate, pids_of
 
@@ -44,8 +44,8 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From the call on 60 s are 0.3 s. Called after the first item: the start of the workers is no slow item."""
 
     def shorten() -> None:
-        assert stream.SLOW_LOG_S == 60
-        monkeypatch.setattr(stream, "SLOW_LOG_S", 0.3)
+        assert lookout.SLOW_LOG_S == 60
+        monkeypatch.setattr(lookout, "SLOW_LOG_S", 0.3)
         monkeypatch.setattr(stream, "LOOK_AROUND_S", 0.05)
 
     return shorten
