@@ -24,8 +24,8 @@ from mploader.engine.work import Work
 from mploader.errors import ClosedError, MploaderError
 from mploader.options import EngineOptions, OnError, Options
 from mploader.pipeline import state
+from mploader.pipeline.draws import Draws, turn_at
 from mploader.pipeline.fetch import short_repr
-from mploader.pipeline.plan import Draws, turn_at
 from mploader.pipeline.recipe import make_recipe
 from mploader.pipeline.state import Saved
 from mploader.stats import read

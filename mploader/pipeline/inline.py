@@ -10,8 +10,9 @@ from itertools import islice
 from typing import Any
 
 from mploader.pipeline.chain import Failure
+from mploader.pipeline.items import Items
 from mploader.pipeline.node import Node
-from mploader.pipeline.plan import Items, Plan
+from mploader.pipeline.plan import Plan
 
 
 class Inline:

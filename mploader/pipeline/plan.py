@@ -13,22 +13,16 @@ Runs in: consumer; a `Program` in the worker. Must never know: engines, the load
 
 from __future__ import annotations
 
-import inspect
-import logging
-import traceback
-from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from math import prod
 from typing import Any
 
-from mploader.errors import MploaderError
 from mploader.pipeline import rng
 from mploader.pipeline.access import Batch, Repeat, Slice, Source
-from mploader.pipeline.chain import Chain, Failure, Judge, Mark, keep
+from mploader.pipeline.chain import Chain, Judge, Mark, keep
 from mploader.pipeline.elements import Collate, Enumerate
 from mploader.pipeline.fetch import short_repr
-from mploader.pipeline.node import Node, Outputs, Raised
+from mploader.pipeline.node import Node
 from mploader.pipeline.program import Program
 from mploader.pipeline.seeds import Seeds
 from mploader.pipeline.steps import Every, Group, Skip, Take
@@ -36,127 +30,6 @@ from mploader.pipeline.steps import Every, Group, Skip, Take
 BEFORE = "before: in this process"
 WORKERS = "in the workers"
 BEHIND = "behind: in this process"
-
-_logger = logging.getLogger("mploader")
-
-
-class Draws:
-    """What is drawn in the consumer for one epoch: stream elements, or indices in an order that has no formula.
-
-    An iterator, no generator: an exception of the source's, or Ctrl-C, does not end it.
-
-    Attributes:
-      innermost: the iterator it draws from now.
-      ends: the draws with which a pass of the source begins, and which pass, for those after the first.
-    """
-
-    def __init__(self, plan: Plan, turn: int, n_past: int = 0) -> None:
-        """Start the epoch; ``n_past`` draws were made before and are passed over."""
-        self._plan = plan
-        self._chain = Chain(plan.before, plan.before_periods, turn)
-        self._turn = turn
-        self._passes = 0
-        self._number = self._n_errors = 0
-        self._drawn: deque[tuple[Any]] = deque()
-        self._boundary: tuple[int, int, int] | None = None  # pass to begin; inputs pushed, and the draw, before it
-        self._done = self._has_drawn = False
-        self._is_broken = False  # the source has raised: the epoch ends with what was drawn
-        self._was_ended = False  # the source's generator, by Ctrl-C
-        self.ends: dict[int, int] = {}
-        self.innermost: Iterator[Any] = plan.open(turn, 0)
-        if n_past:
-            _logger.info("resuming: %s elements of the epoch are drawn again and passed over", f"{n_past:,}")
-        for _ in range(n_past):
-            try:
-                next(self, None)
-            except KeyboardInterrupt:
-                raise
-            except BaseException:  # noqa: BLE001  it was raised at its place then
-                pass
-
-    def __iter__(self) -> Draws:
-        return self
-
-    def __next__(self) -> Any:
-        while True:
-            if self._boundary is None:
-                found = self._chain.output(self._number)
-                if found is not None:
-                    self._number += 1
-                    return found[0]
-                if self._done or self._chain.is_over:
-                    raise StopIteration
-            try:
-                if self._boundary is not None:
-                    self._begin_pass(*self._boundary)
-                else:
-                    self._advance()
-            except KeyboardInterrupt:
-                raise
-            except BaseException:
-                self._n_errors += 1
-                self._boundary, self._is_broken = None, True
-                raise
-
-    def _advance(self) -> None:
-        drawn, chain = self._drawn, self._chain
-        if self._is_broken:
-            chain.finish()
-            self._done = True
-            return
-        if not drawn:
-            try:
-                drawn.extend(islice(zip(self.innermost), 1))  # one C call: an interrupt cannot lose it
-            except KeyboardInterrupt as interrupt:
-                self._was_ended = _was_ended(self.innermost, interrupt)
-                raise
-        if not drawn and self._was_ended:
-            raise MploaderError(
-                f"the source's generator was ended by Ctrl-C at index {self._number}, it cannot go on; "
-                "iterate the loader anew"
-            )
-        if drawn:
-            self._has_drawn = True
-            if chain.last is not drawn[0]:
-                chain.push(drawn[0])
-            drawn.clear()
-            return
-        passes = self._passes + 1
-        is_last = not self._has_drawn if self._plan.turns is None else passes >= self._plan.turns
-        if is_last:
-            chain.finish()
-            self._done = True
-            return
-        self._boundary = passes, chain.n_pushed, self._number
-
-    def _begin_pass(self, passes: int, n_pushed: int, number: int) -> None:
-        """Done again where it was interrupted; what the steps give at a pass's end, they give once."""
-        chain = self._chain
-        if chain.n_pushed == n_pushed:
-            self.innermost = self._plan.open(self._turn, passes)
-            self._has_drawn = False
-            chain.push((), turn=passes)
-        while chain.output(number) is not None:
-            number += 1
-        if self._plan.behind:
-            self.ends[number + self._n_errors] = passes
-        self._passes = passes
-        self._boundary = None
-
-
-def _was_ended(iterator: object, interrupt: KeyboardInterrupt) -> bool:
-    """Whether an interrupt ended a generator: it was raised inside, and not just after the generator had ended."""
-    if not inspect.isgenerator(iterator) or iterator.gi_frame is not None:
-        return False
-    return any(frame.f_code is iterator.gi_code for frame, _ in traceback.walk_tb(interrupt.__traceback__))
-
-
-def turn_at(ends: dict[int, int], task: int) -> int:
-    """Number of the pass that begins with a task, of `Draws.ends`; 0 for none. Forgets the passes before it."""
-    for number in list(islice(ends, 2)):  # one C call, since another thread may add some
-        if number < task:
-            ends.pop(number, None)
-    return ends.get(task, 0)
 
 
 class Plan:
@@ -345,88 +218,3 @@ def _runs_before(step: Node, *, is_indexed: bool, single: bool) -> bool:
     if single and isinstance(step, Group):
         return False
     return step.is_opaque or (isinstance(step, Enumerate) and not is_indexed)
-
-
-class Items:
-    """The items of an epoch, made in this process: what a loop over a pipeline gives; errors are `Failure`.
-
-    They are raised by who takes them: an error that is under way would be lost to an interrupt.
-    """
-
-    def __init__(self, plan: Plan, turn: int) -> None:
-        self._plan, self._turn = plan, turn
-        self._draws = Draws(plan, turn) if plan.length is None else None
-        self._chain = plan.chain(turn)
-        self._drawn: deque[Any] = deque()
-        self._drawn_for = -1  # the task; one that was pushed already is not run again
-        self._number = 0
-
-    def __iter__(self) -> Items:
-        return self
-
-    def __next__(self) -> Any:
-        chain = self._chain
-        while True:
-            found = chain.output(self._number)
-            if found is not None:
-                made = found[0]
-                if isinstance(made, Failure):
-                    made = _no_end(made)
-                self._number += 1  # from here to the return there is no call, behind which an interrupt may strike
-                return made
-            if chain.is_over:
-                raise StopIteration
-            self._advance()
-
-    def _advance(self) -> None:
-        plan, chain = self._plan, self._chain
-        task = chain.n_pushed
-        if self._draws is None:
-            assert plan.length is not None
-            if task >= plan.length:
-                chain.finish()
-                return
-            x, turn = task, plan.turn_of(task)
-        else:
-            if self._drawn_for != task:
-                self._drawn.clear()
-                self._drawn_for = task
-            if not self._drawn:
-                try:
-                    self._drawn.extend(islice(self._draws, 1))  # one C call: an interrupt cannot lose it
-                except KeyboardInterrupt:
-                    raise
-                except BaseException as error:  # noqa: BLE001  it is a task, as in a Loader
-                    self._drawn.append(Failure(error))
-            if not self._drawn:
-                chain.finish()
-                return
-            x, turn = self._drawn[0], turn_at(self._draws.ends, task)
-            if isinstance(x, Failure):  # of the source, or of a pipeline that was merged into this one
-                self._push((x,), turn)
-                return
-        try:
-            result = plan.program.run(x, task, self._turn)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001  at its place
-            self._push((Failure(error),), turn)
-            return
-        if not plan.program.many:
-            result = (result,)
-        elif any(type(part) is Raised for part in result):
-            result = [Failure(part.error) if type(part) is Raised else part for part in result]
-        self._push(result, turn)
-
-    def _push(self, outputs: Outputs, turn: int) -> None:
-        self._chain.push(outputs, turn=turn)
-        self._drawn.clear()
-
-
-def _no_end(failed: Failure) -> Failure:
-    """The error of an item, which is never taken for the end of the loop."""
-    if not isinstance(failed.error, StopIteration):
-        return failed
-    ended = RuntimeError("a function of the pipeline raised StopIteration, which would have ended the loop")
-    ended.__cause__ = failed.error
-    return Failure(ended)

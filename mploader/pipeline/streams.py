@@ -13,8 +13,9 @@ from mploader.pipeline import rng
 from mploader.pipeline.chain import Failure
 from mploader.pipeline.choice import Choice
 from mploader.pipeline.inline import Borrowing
+from mploader.pipeline.items import Items
 from mploader.pipeline.node import ENDLESS, Node, Runtime
-from mploader.pipeline.plan import Items, Plan
+from mploader.pipeline.plan import Plan
 from mploader.pipeline.sources import Streamed
 
 
