@@ -122,14 +122,14 @@ class Chain:
         skip = self._skip if now.pushed == self._start else 0
         is_over = now.is_over
         if turn and not skip:
-            self._end_turn(turn, states, outputs)
+            is_over = self._end_turn(turn, states, outputs)
         for inner, x in enumerate(elements):
             if inner < skip or is_over:
                 continue
             over = self._run(0, states, x, outputs)
             is_over = over >= 0
-            for level in range(over + 1, len(self._steps) if is_over else 0):
-                self._flush(level, states, outputs)
+            if is_over:
+                self._flush_from(over + 1, states, outputs)
             self._add_mark(marks, Mark(now.pushed, inner + 1, [], first + len(outputs)), states)
         self._add_mark(marks, Mark(now.pushed + 1, 0, [], first + len(outputs)), states)
         self._now = _Now(now.pushed + 1, tuple(states), outputs, first, marks, is_over, elements)
@@ -141,9 +141,7 @@ class Chain:
             return
         outputs: list[Any] = []
         first = self._first = now.first + len(now.outputs)
-        states = list(now.states)
-        for level in range(len(self._steps)):
-            self._flush(level, states, outputs)
+        self._flush_from(0, list(now.states), outputs)
         self._now = now._replace(outputs=outputs, first=first, marks=[self.mark(first)], is_over=True)
 
     def mark(self, delivered: int) -> Mark:
@@ -173,16 +171,28 @@ class Chain:
                 return over
         return level if not self._periods[level] and step.is_over(states[level]) else -1
 
-    def _flush(self, level: int, states: list[Any], outputs: list[Any]) -> None:
+    def _flush(self, level: int, states: list[Any], outputs: list[Any]) -> int:
+        """End the sequence of one step; returns the step above that gives nothing any more, else -1."""
         for y in self._steps[level].finish(states[level]):
-            if self._run(level + 1, states, y, outputs) >= 0:
-                break
+            over = self._run(level + 1, states, y, outputs)
+            if over >= 0:
+                return over
+        return -1
 
-    def _end_turn(self, turns: int, states: list[Any], outputs: list[Any]) -> None:
+    def _flush_from(self, level: int, states: list[Any], outputs: list[Any]) -> None:
+        while level < len(self._steps):
+            level = max(level, self._flush(level, states, outputs)) + 1
+
+    def _end_turn(self, turns: int, states: list[Any], outputs: list[Any]) -> bool:
+        """End the passes that end with this one of the source; returns whether no input gives another output."""
         for level, period in enumerate(self._periods):
             if period and turns % period == 0:
-                self._flush(level, states, outputs)
+                over = self._flush(level, states, outputs)
+                if over >= 0:
+                    self._flush_from(over + 1, states, outputs)
+                    return True
                 states[level] = self._steps[level].initial((self._turn << 32) + turns // period)
+        return False
 
     def _add_mark(self, marks: list[Mark], mark: Mark, states: list[Any]) -> None:
         briefs = [step.brief(state) for step, state in zip(self._steps, states, strict=True)]

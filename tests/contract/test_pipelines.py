@@ -416,6 +416,29 @@ def test_take_ends_what_is_endless(quick: Engine) -> None:
         assert [list(loader), list(loader)] == [[1, 3, 1], [1, 3, 1]]
 
 
+def test_take_ends_what_comes_out_at_the_end_of_each_pass(quick: Engine) -> None:
+    """A batch, bucket or buffer larger than the pass."""
+    base = Pipeline.from_sequence(range(3)).filter(lambda x: True)
+    batches = base.batch(8, collate_fn=list).repeat()
+    buckets = base.bucket_by_length(abs, [2], 8, collate_fn=list).repeat()
+    for pipe, expected in (
+        (batches.take(2), [[0, 1, 2]] * 2),
+        (batches.unbatch().take(7), [0, 1, 2, 0, 1, 2, 0]),
+        (batches.take(3).batch(2, collate_fn=list), [[[0, 1, 2]] * 2, [[0, 1, 2]]]),
+        (buckets.take(3), [[0, 1], [2], [0, 1]]),
+        (base.shuffle(buffer=8).repeat().take(5).map(lambda x: 1), [1] * 5),
+    ):
+        assert list(pipe) == expected
+        with quick.loader(pipe) as loader:
+            assert [list(loader), list(loader)] == [expected] * 2
+    stream = Pipeline.from_generator(lambda: iter(range(3))).shuffle(buffer=8).repeat().take(7)
+    with quick.loader(stream) as loader:
+        assert sorted(list(loader)[:6]) == [0, 0, 1, 1, 2, 2]
+    batch = Pipeline.from_sequence(range(3)).batch(8, collate_fn=list).repeat().take(2)
+    with quick.loader(batch, on_error="skip") as loader:
+        assert list(loader) == [[0, 1, 2]] * 2
+
+
 def test_sources_are_told_of_epochs(quick: Engine) -> None:
     """``set_epoch`` before each epoch, ``on_epoch_end`` behind; what they change reaches the workers."""
 
