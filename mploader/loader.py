@@ -24,8 +24,10 @@ from mploader.engine.work import Work
 from mploader.errors import ClosedError, MploaderError
 from mploader.options import EngineOptions, OnError, Options
 from mploader.pipeline import state
-from mploader.pipeline.draws import Draws, turn_at
+from mploader.pipeline.chain import Origin
+from mploader.pipeline.draws import Draws, begins_at
 from mploader.pipeline.fetch import short_repr
+from mploader.pipeline.passes import Passes
 from mploader.pipeline.recipe import make_recipe
 from mploader.pipeline.state import Saved
 from mploader.stats import read
@@ -181,6 +183,7 @@ class Loader(Generic[T_co]):
         self._lock = threading.RLock()
         self._next_epoch = self._recipe.pipeline.first_epoch
         self._epoch = -1
+        self._n_begun = 0
         self._saved = Saved()  # where the next epoch begins
         self._items: Stream | InlineStream | Behind | None = None  # of the present epoch; None before it and behind it
 
@@ -216,32 +219,52 @@ class Loader(Generic[T_co]):
             self._opened = True
             saved = self._saved
             plan = self._plan
-            ends: list[dict[int, int]] = []  # where passes of the source begin; the draws themselves are let go early
+            begins: list[dict[int, Passes]] = []  # where passes begin; the draws themselves are let go early
 
-            def draw() -> Draws:
-                draws = Draws(plan, epoch, saved.task)
-                ends[:] = [draws.ends]
-                return draws
-
-            def elements() -> Elements:
+            def elements(start: int, origin: Origin) -> Elements:
                 if plan.length is not None:
-                    return Elements(plan.length, None, plan.describe, saved.task, saved.done)
+                    return Elements(plan.length, None, plan.describe, start, saved.done)
+
+                def draw() -> Draws:
+                    draws = Draws(plan, epoch, origin, start - origin.at)
+                    begins[:] = [draws.begins]
+                    return draws
+
                 draws = draw()
                 reopen = draw if recipe.one_shot is None else None
-                return Elements(
-                    -1, draws, plan.describe, saved.task, saved.done, reopen, plan.is_bound(draws.innermost)
-                )
+                return Elements(-1, draws, plan.describe, start, saved.done, reopen, plan.is_bound(draws.innermost))
 
-            run = stream.begin(epoch, elements)
+            self._n_begun += 1
+            loader, number = weakref.ref(self), self._n_begun
+
+            def begin_anew(origin: Origin) -> int:
+                found = loader()
+                assert found is not None, "the iterator holds it"
+                with found._lock:
+                    stream.check(stream.run if found._n_begun == number else -1)
+                    return stream.begin(epoch, lambda: elements(origin.at, origin))
+
+            run = stream.begin(epoch, lambda: elements(saved.task, plan.origin_of(saved.mark)))
             self._saved = Saved()  # not before: an iter() that failed may be tried again
             self._epoch, self._next_epoch = epoch, epoch + 1
             items: Stream | InlineStream | Behind = stream
             ready = stream.opened.ready if isinstance(stream, Stream) and plan.is_plain else Ready()
             if not plan.is_plain:
-                turn_of = plan.turn_of if not ends else lambda task: turn_at(ends[0], task)
-                items = Behind(stream, plan, epoch, self._options.on_error, turn_of=turn_of, saved=saved)
+                items = Behind(
+                    stream,
+                    plan,
+                    epoch,
+                    self._options.on_error,
+                    run=run,
+                    begins_at=lambda task: begins_at(begins[0], task) if begins else None,
+                    begin_anew=begin_anew,
+                    saved=saved,
+                )
             self._items = items
-            return EpochIterator(self, stream, items, run, ready, self._end_epoch)
+            iterator: EpochIterator[T_co] = EpochIterator(self, stream, items, run, ready, self._end_epoch)
+            if isinstance(items, Behind):  # whose run changes
+                weakref.finalize(iterator, items.abandon).atexit = False
+            return iterator
 
     def __len__(self) -> int:
         """Items of an epoch.
@@ -318,6 +341,7 @@ class Loader(Generic[T_co]):
                 recipe.base_seed,
                 lengths_vary=varies,
                 n_steps=None if plan.is_plain else len(plan.behind),
+                n_repeats=0 if plan.is_plain else len(plan.origin.passes.times),
             )
             if recipe.base_seed != self._recipe.base_seed:
                 self._published_lengths = []  # the workers' copy has another

@@ -5,6 +5,7 @@ Imported in workers, as what functions there refer to. Must never know: how a pi
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -109,12 +110,16 @@ def sources(draw: st.DrawFn, first: int = 0) -> Case:
     """A pipeline of up to 14 numbers."""
     n = draw(st.integers(0, 14))
     numbers = range(first, first + n)
+    if draw(st.integers(0, 5)) == 0:
+        endless = Pipeline.from_generator(lambda: itertools.count(first))
+        return Case(endless.take(n), list(numbers), f"count().take({n})", False, True)
     if draw(st.booleans()):
         return Case(Pipeline.from_sequence(numbers), list(numbers), f"sequence({n})", True, False)
     return Case(Pipeline.from_generator(lambda: iter(numbers)), list(numbers), f"generator({n})", False, True)
 
 
-def _step(case: Case, draw: st.DrawFn) -> Case:
+def _step(case: Case, draw: st.DrawFn, *, is_sure: bool = True) -> Case:
+    """One operation further; ``is_sure`` that the model is what the pipeline gives, so that it has an end."""
     pipe, model = case.pipe, case.model
     number = draw(st.integers(1, 5))
     options: dict[str, Callable[[], Case]] = {
@@ -142,7 +147,11 @@ def _step(case: Case, draw: st.DrawFn) -> Case:
         "take": lambda: case.then(f"take({number})", pipe.take(number), model[:number]),
         "skip": lambda: case.then(f"skip({number})", pipe.skip(number), model[number:]),
         "repeat": lambda: case.then(f"repeat({number % 4})", pipe.repeat(number % 4), model * (number % 4)),
+        "unended": lambda: case.then(f"take({number}).repeat(2)", pipe.take(number).repeat(2), model[:number] * 2),
     }
+    if model and is_sure:
+        end = 3 * number
+        options["endless"] = lambda: case.then(f"repeat().take({end})", pipe.repeat().take(end), (model * end)[:end])
     if case.is_indexable:
         options["slice"] = lambda: case.then("[::-2]", pipe[::-2], model[::-2])
         options["shard"] = lambda: case.then("shard(1, 3)", pipe.shard(1, 3), model[1::3])
@@ -221,6 +230,6 @@ def random_pipelines(draw: st.DrawFn) -> Case:
                 made = Pipeline.interleave([pipe, other.pipe], 2, draw(st.integers(1, 3)))
             case = Case(made, case.model, f"{way}({case.story}, {other.story})", both, not both)
         else:
-            case = _step(case, draw)
+            case = _step(case, draw, is_sure=False)
     pipe = case.pipe.seed(draw(st.integers(0, 3)))
     return Case(pipe, case.model, case.story, case.is_indexable, case.is_stream)

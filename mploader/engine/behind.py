@@ -15,8 +15,9 @@ from mploader.engine import blame
 from mploader.engine.contract import Delivery
 from mploader.errors import TaskInfo
 from mploader.options import OnError
-from mploader.pipeline.chain import Failure
+from mploader.pipeline.chain import Failure, Origin
 from mploader.pipeline.node import Node, Raised
+from mploader.pipeline.passes import Passes
 from mploader.pipeline.plan import Plan
 from mploader.pipeline.state import Saved
 
@@ -38,7 +39,16 @@ class Behind:
     """The items of one epoch."""
 
     def __init__(
-        self, tasks: Tasks, plan: Plan, epoch: int, on_error: OnError, *, turn_of: Callable[[int], int], saved: Saved
+        self,
+        tasks: Tasks,
+        plan: Plan,
+        epoch: int,
+        on_error: OnError,
+        *,
+        run: int,
+        begins_at: Callable[[int], Passes | None],
+        begin_anew: Callable[[Origin], int],
+        saved: Saved,
     ) -> None:
         """Begin.
 
@@ -47,7 +57,9 @@ class Behind:
           plan: what to do.
           epoch: number of the epoch.
           on_error: what takes the place of an error.
-          turn_of: number of the pass of the source that begins with a task; 0 for none.
+          run: the stream's.
+          begins_at: the passes that begin with a task; None if none do, or its number tells.
+          begin_anew: has the stream begin with another task; returns its new run.
           saved: where to start.
         """
         self.handouts: dict[int, Delivery] = {}
@@ -57,8 +69,12 @@ class Behind:
         self._epoch = epoch
         self._runtime = plan.runtime
         self._reseeds = plan.reseeds
-        self._turn_of = turn_of
+        self._run = run
+        self._begins_at = begins_at
+        self._begin_anew = begin_anew
+        self._is_beginning = False
         self._chain = plan.chain(epoch, saved.mark, self._judge_step)
+        self._origin = self._chain.origin
         self._number = saved.mark.emitted if saved.mark is not None else 0
         self._past = saved.delivered  # these are made again, and passed over
         self._turn = threading.RLock()
@@ -88,8 +104,13 @@ class Behind:
             mark = self._chain.mark(delivered)
             return Saved(mark.at, frozenset(), mark, delivered)
 
+    def abandon(self) -> None:
+        """Give the epoch up: its iterator is garbage. Takes no lock."""
+        self._tasks.abandon(self._run)
+
     def _take(self, run: int, thread: int) -> Delivery:
-        self._tasks.check(run)
+        if not self._is_beginning:
+            self._tasks.check(self._run)
         for made in self.handouts.values():  # after an interrupt: handed out, perhaps not counted
             self._number = max(self._number, made.seq + 1)
         delivery = self.handouts.get(thread)
@@ -103,10 +124,15 @@ class Behind:
                     self.handouts[thread] = delivery  # from here on it is handed out, whatever interrupts
                 self._number = number + 1
             elif self._chain.is_over:
-                self._tasks.abandon(run)
+                self.abandon()
                 delivery = self.handouts[thread] = Delivery(run, is_end=True)
+            elif self._chain.origin is not self._origin:  # the tasks that are under way are not wanted
+                self._is_beginning = True
+                self._run = self._begin_anew(self._chain.origin)
+                self._origin = self._chain.origin
+                self._is_beginning = False  # an interrupt up to here: it is done again
             else:
-                task = self._tasks.take(run, TAKER)
+                task = self._tasks.take(self._run, TAKER)
                 saved = self._runtime.save(self._reseeds)
                 try:
                     self._push(task)
@@ -126,7 +152,7 @@ class Behind:
                 outputs = (Failure(task.error),) if task.is_source else self._judge(task.error)
             elif self._many and any(type(part) is Raised for part in outputs):
                 outputs = list(self._rebuilt(outputs, task))
-            chain.push(outputs, turn=self._turn_of(task.task))
+            chain.push(outputs, begins=self._begins_at(task.task))
 
     def _rebuilt(self, outputs: Iterable[Any], task: Delivery) -> Iterator[Any]:
         info = TaskInfo(index=task.task, seq=task.seq, epoch=self._epoch)

@@ -6,6 +6,9 @@ was, and the same input is pushed again. Must never know: where inputs come from
 To go on in another process it tells a `Mark`: the input from which a new chain, told the steps' brief states,
 gives the same outputs, and how many of those were out already. While a step holds elements there is no new
 mark, so the way back to the last one is as long as a batch, or where a step always holds some, as the pass.
+
+Where a `take` below a `repeat` has what it wants, the pass is over before its source is: an `Origin` tells where
+the inputs begin anew.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from mploader.pipeline.node import Node, Outputs
+from mploader.pipeline.passes import Passes
 
 
 class Failure(NamedTuple):
@@ -30,6 +34,18 @@ def keep(error: BaseException, _step: Node, _number: int) -> Outputs:
     return (Failure(error),)
 
 
+class Origin(NamedTuple):
+    """Where the inputs begin, as if there were none before: at the epoch's beginning, or anew.
+
+    Attributes:
+      at: number of the first input.
+      passes: those that begin with it.
+    """
+
+    at: int
+    passes: Passes
+
+
 class Mark(NamedTuple):
     """Where to start again.
 
@@ -38,12 +54,16 @@ class Mark(NamedTuple):
       inner: how many of that input's elements are behind the mark already.
       states: the steps' states in brief.
       emitted: outputs before the mark.
+      passes: those that run there, in brief; empty for those with which an epoch begins.
+      origin: number of the input with which the inputs began last, and the passes that began there, in brief.
     """
 
     at: int
     inner: int
     states: list[list[int]]
     emitted: int
+    passes: list[int] = []  # noqa: RUF012  never written to
+    origin: list[int] = []  # noqa: RUF012
 
 
 class _Now(NamedTuple):
@@ -52,7 +72,8 @@ class _Now(NamedTuple):
     outputs: list[Any]  # of the last push
     first: int  # number of the first of these
     marks: list[Mark]
-    is_over: bool
+    passes: Passes | None  # None: no input gives another output
+    origin: Origin
     last: Outputs  # what was pushed last, itself
 
 
@@ -61,31 +82,44 @@ class Chain:
 
     Args:
       steps: bottom first.
-      periods: for each step, after how many turns of the source it begins anew; 0 for never.
+      levels: of each step, how many repeats are below it.
+      origin: where the inputs begin.
       turn: the epoch.
-      mark: where to start; None for the beginning.
+      mark: where to start; None for the origin.
       judge: what takes the place of an element for which a step raised: error, step and the number of the
         output in; outputs out.
+      pass_length: inputs of each pass of the source, where their numbers follow from it; else 0.
     """
 
     def __init__(
-        self, steps: Sequence[Node], periods: Sequence[int], turn: int, mark: Mark | None = None, judge: Judge = keep
+        self,
+        steps: Sequence[Node],
+        levels: Sequence[int],
+        origin: Origin,
+        turn: int,
+        mark: Mark | None = None,
+        judge: Judge = keep,
+        *,
+        pass_length: int = 0,
     ) -> None:
         self._steps = tuple(steps)
-        self._periods = tuple(periods)
+        self._levels = tuple(levels)
         self._turn = turn
         self._judge = judge
+        self._pass_length = pass_length
         self._first = 0
+        passes = origin.passes
         if mark is None:
-            states = tuple(step.initial(turn << 32) for step in self._steps)
-            mark = Mark(0, 0, [step.brief(state) or [] for step, state in zip(self._steps, states, strict=True)], 0)
+            states = tuple(self._initial(at, passes) for at in range(len(self._steps)))
+            (mark,) = self._marks(origin.at, 0, 0, states, passes, origin)
         else:
+            passes = passes.restored(mark.passes)
             states = tuple(step.restore(brief) for step, brief in zip(self._steps, mark.states, strict=True))
         self._skip = mark.inner
         self._start = mark.at
-        over = [step.is_over(state) for step, state in zip(self._steps, states, strict=True)]
-        is_over = any(is_over and not period for is_over, period in zip(over, self._periods, strict=True))
-        self._now = _Now(mark.at, states, [], mark.emitted, [mark], is_over, ())
+        # one that takes nothing at all takes nothing in any pass
+        is_over = any(step.is_over(state) for step, state in zip(self._steps, states, strict=True))
+        self._now = _Now(mark.at, states, [], mark.emitted, [mark], None if is_over else passes, origin, ())
 
     @property
     def n_pushed(self) -> int:
@@ -100,7 +134,17 @@ class Chain:
     @property
     def is_over(self) -> bool:
         """Whether no input gives another output."""
-        return self._now.is_over
+        return self._now.passes is None
+
+    @property
+    def passes(self) -> Passes | None:
+        """The passes that run; None where no input gives another output."""
+        return self._now.passes
+
+    @property
+    def origin(self) -> Origin:
+        """Where the inputs begin; another one than before where a pass has ended before its inputs did."""
+        return self._now.origin
 
     def output(self, number: int) -> tuple[Any] | None:
         """Output ``number`` of the epoch, as a tuple of one; None before it is out. Only those of the last push."""
@@ -108,41 +152,53 @@ class Chain:
         at = number - now.first
         return (now.outputs[at],) if at < len(now.outputs) else None
 
-    def push(self, elements: Outputs, *, turn: int = 0) -> None:
+    def push(self, elements: Outputs, *, begins: Passes | None = None) -> None:
         """Take one input: its elements, of which there may be none.
 
         Args:
-          turn: number of the pass of the source that begins with it; 0 if none does, or the first.
+          begins: the passes that begin with it; None if none do, or its number tells.
         """
         now = self._now
+        assert now.passes is not None
         outputs: list[Any] = []
         first = self._first = now.first + len(now.outputs)
         marks = [self.mark(first)]
         states = [step.settle(state) for step, state in zip(self._steps, now.states, strict=True)]
         skip = self._skip if now.pushed == self._start else 0
-        is_over = now.is_over
-        if turn and not skip:
-            is_over = self._end_turn(turn, states, outputs)
+        passes: Passes | None = now.passes
+        length = self._pass_length
+        if begins is None and length and now.passes.begun and now.pushed // length > now.passes.begun[0]:
+            begins = now.passes.following()
+        is_cut = False  # a pass is over, and the rest of its inputs is not wanted
+        if begins is not None:
+            passes = self._go_on(now.passes, begins, 0, states, outputs)
+            is_cut = passes is not begins
         for inner, x in enumerate(elements):
-            if inner < skip or is_over:
+            if inner < skip or passes is None or is_cut:
                 continue
             over = self._run(0, states, x, outputs)
-            is_over = over >= 0
-            if is_over:
-                self._flush_from(over + 1, states, outputs)
-            self._add_mark(marks, Mark(now.pushed, inner + 1, [], first + len(outputs)), states)
-        self._add_mark(marks, Mark(now.pushed + 1, 0, [], first + len(outputs)), states)
-        self._now = _Now(now.pushed + 1, tuple(states), outputs, first, marks, is_over, elements)
+            if over >= 0:
+                is_cut = True
+                passes = self._go_on(passes, passes.following(self._levels[over]), over + 1, states, outputs)
+            else:
+                marks += self._marks(now.pushed, inner + 1, first + len(outputs), states, passes, now.origin)
+        pushed, origin = now.pushed + 1, now.origin
+        if is_cut and passes is not None:
+            pushed = passes.begun[0] * length if length else pushed
+            if not length or pushed != now.pushed + 1:
+                origin = Origin(pushed, passes)
+        marks += self._marks(pushed, 0, first + len(outputs), states, passes or now.passes, origin)
+        self._now = _Now(pushed, tuple(states), outputs, first, marks, passes, origin, elements)
 
     def finish(self) -> None:
         """The source has ended."""
         now = self._now
-        if now.is_over:
+        if now.passes is None:
             return
         outputs: list[Any] = []
         first = self._first = now.first + len(now.outputs)
-        self._flush_from(0, list(now.states), outputs)
-        self._now = now._replace(outputs=outputs, first=first, marks=[self.mark(first)], is_over=True)
+        self._go_on(now.passes, None, 0, list(now.states), outputs)
+        self._now = now._replace(outputs=outputs, first=first, marks=[self.mark(first)], passes=None)
 
     def mark(self, delivered: int) -> Mark:
         """The last mark of which at most ``delivered`` outputs were out before."""
@@ -151,51 +207,64 @@ class Chain:
                 return mark
         raise AssertionError(f"no mark before output {delivered}")
 
-    def _run(self, level: int, states: list[Any], x: Any, outputs: list[Any]) -> int:
-        """Take ``x`` through the steps from ``level`` on; returns the step that gives nothing any more, else -1."""
-        if level == len(self._steps) or isinstance(x, Failure):
+    def _run(self, at: int, states: list[Any], x: Any, outputs: list[Any]) -> int:
+        """Take ``x`` through the steps from ``at`` on; returns the step whose pass is over by it, else -1."""
+        if at == len(self._steps) or isinstance(x, Failure):
             outputs.append(x)
             return -1
-        step = self._steps[level]
+        step = self._steps[at]
         try:
-            states[level], made = step.step(states[level], x)
+            states[at], made = step.step(states[at], x)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  whatever the user's function raises takes the element's place
-            states[level] = step.missed(states[level])
+            states[at] = step.missed(states[at])
             outputs.extend(self._judge(error, step, self._first + len(outputs)))
             return -1
         for y in made:
-            over = self._run(level + 1, states, y, outputs)
+            over = self._run(at + 1, states, y, outputs)
             if over >= 0:
                 return over
-        return level if not self._periods[level] and step.is_over(states[level]) else -1
+        return at if step.is_over(states[at]) else -1
 
-    def _flush(self, level: int, states: list[Any], outputs: list[Any]) -> int:
-        """End the sequence of one step; returns the step above that gives nothing any more, else -1."""
-        for y in self._steps[level].finish(states[level]):
-            over = self._run(level + 1, states, y, outputs)
+    def _flush(self, at: int, states: list[Any], outputs: list[Any]) -> int:
+        """End the pass of one step; returns the step above whose pass is over by it, else -1."""
+        for y in self._steps[at].finish(states[at]):
+            over = self._run(at + 1, states, y, outputs)
             if over >= 0:
                 return over
         return -1
 
-    def _flush_from(self, level: int, states: list[Any], outputs: list[Any]) -> None:
-        while level < len(self._steps):
-            level = max(level, self._flush(level, states, outputs)) + 1
+    def _go_on(
+        self, passes: Passes, begins: Passes | None, at: int, states: list[Any], outputs: list[Any]
+    ) -> Passes | None:
+        """End the passes that are over when ``begins`` do, and begin these, or others if what comes out ends more.
 
-    def _end_turn(self, turns: int, states: list[Any], outputs: list[Any]) -> bool:
-        """End the passes that end with this one of the source; returns whether no input gives another output."""
-        for level, period in enumerate(self._periods):
-            if period and turns % period == 0:
-                over = self._flush(level, states, outputs)
-                if over >= 0:
-                    self._flush_from(over + 1, states, outputs)
-                    return True
-                states[level] = self._steps[level].initial((self._turn << 32) + turns // period)
-        return False
+        Args:
+          at: the steps below it hold nothing that is wanted.
+        """
+        while at < len(self._steps) and passes.differs(begins, self._levels[at]):
+            over = self._flush(at, states, outputs)
+            if over >= 0 and not passes.differs(begins, self._levels[over]):
+                begins = passes.following(self._levels[over])
+            at = max(at, over) + 1
+        if begins is not None:
+            for at, level in enumerate(self._levels):
+                if passes.differs(begins, level):
+                    states[at] = self._initial(at, begins)
+        return begins
 
-    def _add_mark(self, marks: list[Mark], mark: Mark, states: list[Any]) -> None:
+    def _initial(self, at: int, passes: Passes) -> Any:
+        level = self._levels[at]
+        number = passes.begun[level] if level < len(passes.begun) else 0
+        return self._steps[at].initial((self._turn << 32) + number)
+
+    def _marks(
+        self, at: int, inner: int, emitted: int, states: Sequence[Any], passes: Passes, origin: Origin
+    ) -> list[Mark]:
+        """The mark there; none while a step holds elements."""
         briefs = [step.brief(state) for step, state in zip(self._steps, states, strict=True)]
         told = [brief for brief in briefs if brief is not None]
-        if len(told) == len(briefs):
-            marks.append(mark._replace(states=told))
+        if len(told) < len(briefs):
+            return []
+        return [Mark(at, inner, told, emitted, passes.brief(), [origin.at, *origin.passes.brief()])]

@@ -14,7 +14,8 @@ from itertools import islice
 from typing import Any
 
 from mploader.errors import MploaderError
-from mploader.pipeline.chain import Chain
+from mploader.pipeline.chain import Chain, Origin
+from mploader.pipeline.passes import Passes
 from mploader.pipeline.plan import Plan
 
 _logger = logging.getLogger("mploader")
@@ -27,23 +28,25 @@ class Draws:
 
     Attributes:
       innermost: the iterator it draws from now.
-      ends: the draws with which a pass of the source begins, and which pass, for those after the first.
+      begins: the draws with which passes begin, and these passes, but for the first.
     """
 
-    def __init__(self, plan: Plan, turn: int, n_past: int = 0) -> None:
-        """Start the epoch; ``n_past`` draws were made before and are passed over."""
+    def __init__(self, plan: Plan, turn: int, origin: Origin, n_past: int = 0) -> None:
+        """Start an epoch at ``origin``; ``n_past`` draws from there on were made before and are passed over."""
         self._plan = plan
-        self._chain = Chain(plan.before, plan.before_periods, turn)
+        self._chain = Chain(plan.before, plan.before_levels, Origin(0, origin.passes), turn)
         self._turn = turn
-        self._passes = 0
+        self._passes = origin.passes
+        self._n_empty = origin.passes.n_new  # levels whose passes have got nothing yet
+        self._origin = origin.at
         self._number = self._n_errors = 0
         self._drawn: deque[tuple[Any]] = deque()
-        self._boundary: tuple[int, int, int] | None = None  # pass to begin; inputs pushed, and the draw, before it
-        self._done = self._has_drawn = False
+        self._boundary: tuple[Passes, int, int] | None = None  # passes to begin; inputs pushed, and the draw, before
+        self._done = False
         self._is_broken = False  # the source has raised: the epoch ends with what was drawn
         self._was_ended = False  # the source's generator, by Ctrl-C
-        self.ends: dict[int, int] = {}
-        self.innermost: Iterator[Any] = plan.open(turn, 0)
+        self.begins: dict[int, Passes] = {}
+        self.innermost: Iterator[Any] = plan.open(turn, origin.passes)
         if n_past:
             _logger.info("resuming: %s elements of the epoch are drawn again and passed over", f"{n_past:,}")
         for _ in range(n_past):
@@ -84,6 +87,10 @@ class Draws:
             chain.finish()
             self._done = True
             return
+        if chain.passes is not None and chain.passes != self._passes:  # a pass was over before the source's was
+            drawn.clear()  # what ended it was pushed
+            self._boundary = chain.passes, chain.n_pushed, self._number
+            return
         if not drawn:
             try:
                 drawn.extend(islice(zip(self.innermost), 1))  # one C call: an interrupt cannot lose it
@@ -96,31 +103,32 @@ class Draws:
                 "iterate the loader anew"
             )
         if drawn:
-            self._has_drawn = True
+            self._n_empty = 0
             if chain.last is not drawn[0]:
                 chain.push(drawn[0])
             drawn.clear()
             return
-        passes = self._passes + 1
-        is_last = not self._has_drawn if self._plan.turns is None else passes >= self._plan.turns
-        if is_last:
+        passes = self._passes.following(n_empty=self._n_empty)
+        if passes is None:
             chain.finish()
             self._done = True
             return
         self._boundary = passes, chain.n_pushed, self._number
 
-    def _begin_pass(self, passes: int, n_pushed: int, number: int) -> None:
+    def _begin_pass(self, passes: Passes, n_pushed: int, number: int) -> None:
         """Done again where it was interrupted; what the steps give at a pass's end, they give once."""
         chain = self._chain
         if chain.n_pushed == n_pushed:
-            self.innermost = self._plan.open(self._turn, passes)
-            self._has_drawn = False
-            chain.push((), turn=passes)
-        while chain.output(number) is not None:
-            number += 1
-        if self._plan.behind:
-            self.ends[number + self._n_errors] = passes
-        self._passes = passes
+            chain.push((), begins=passes)
+        now = chain.passes
+        if now is not None:  # others, where a step above had what it wanted by what came out at the end
+            self.innermost = self._plan.open(self._turn, now)
+            self._n_empty = max(self._n_empty, now.n_new)
+            while chain.output(number) is not None:
+                number += 1
+            if self._plan.behind:
+                self.begins[self._origin + number + self._n_errors] = now
+            self._passes = now
         self._boundary = None
 
 
@@ -131,9 +139,9 @@ def _was_ended(iterator: object, interrupt: KeyboardInterrupt) -> bool:
     return any(frame.f_code is iterator.gi_code for frame, _ in traceback.walk_tb(interrupt.__traceback__))
 
 
-def turn_at(ends: dict[int, int], task: int) -> int:
-    """Number of the pass that begins with a task, of `Draws.ends`; 0 for none. Forgets the passes before it."""
-    for number in list(islice(ends, 2)):  # one C call, since another thread may add some
+def begins_at(begins: dict[int, Passes], task: int) -> Passes | None:
+    """The passes that begin with a task, of `Draws.begins`; None if none do. Forgets those before it."""
+    for number in list(islice(begins, 2)):  # one C call, since another thread may add some
         if number < task:
-            ends.pop(number, None)
-    return ends.get(task, 0)
+            begins.pop(number, None)
+    return begins.get(task)

@@ -10,8 +10,9 @@ from itertools import islice
 from typing import Any
 
 from mploader.pipeline.chain import Failure
-from mploader.pipeline.draws import Draws, turn_at
+from mploader.pipeline.draws import Draws, begins_at
 from mploader.pipeline.node import Outputs, Raised
+from mploader.pipeline.passes import Passes
 from mploader.pipeline.plan import Plan
 
 
@@ -23,7 +24,8 @@ class Items:
 
     def __init__(self, plan: Plan, turn: int) -> None:
         self._plan, self._turn = plan, turn
-        self._draws = Draws(plan, turn) if plan.length is None else None
+        self._origin = plan.origin
+        self._draws = Draws(plan, turn, plan.origin) if plan.length is None else None
         self._chain = plan.chain(turn)
         self._drawn: deque[Any] = deque()
         self._drawn_for = -1  # the task; one that was pushed already is not run again
@@ -48,13 +50,17 @@ class Items:
 
     def _advance(self) -> None:
         plan, chain = self._plan, self._chain
+        if chain.origin is not self._origin:
+            if self._draws is not None:
+                self._draws = Draws(plan, self._turn, chain.origin)
+            self._origin = chain.origin
         task = chain.n_pushed
         if self._draws is None:
             assert plan.length is not None
             if task >= plan.length:
                 chain.finish()
                 return
-            x, turn = task, plan.turn_of(task)
+            x, begins = task, None
         else:
             if self._drawn_for != task:
                 self._drawn.clear()
@@ -69,25 +75,25 @@ class Items:
             if not self._drawn:
                 chain.finish()
                 return
-            x, turn = self._drawn[0], turn_at(self._draws.ends, task)
+            x, begins = self._drawn[0], begins_at(self._draws.begins, task)
             if isinstance(x, Failure):  # of the source, or of a pipeline that was merged into this one
-                self._push((x,), turn)
+                self._push((x,), begins)
                 return
         try:
             result = plan.program.run(x, task, self._turn)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  at its place
-            self._push((Failure(error),), turn)
+            self._push((Failure(error),), begins)
             return
         if not plan.program.many:
             result = (result,)
         elif any(type(part) is Raised for part in result):
             result = [Failure(part.error) if type(part) is Raised else part for part in result]
-        self._push(result, turn)
+        self._push(result, begins)
 
-    def _push(self, outputs: Outputs, turn: int) -> None:
-        self._chain.push(outputs, turn=turn)
+    def _push(self, outputs: Outputs, begins: Passes | None) -> None:
+        self._chain.push(outputs, begins=begins)
         self._drawn.clear()
 
 

@@ -19,10 +19,11 @@ from typing import Any
 
 from mploader.pipeline import rng
 from mploader.pipeline.access import Batch, Repeat, Slice, Source
-from mploader.pipeline.chain import Chain, Judge, Mark, keep
+from mploader.pipeline.chain import Chain, Judge, Mark, Origin, keep
 from mploader.pipeline.elements import Collate, Enumerate
 from mploader.pipeline.fetch import short_repr
 from mploader.pipeline.node import Node
+from mploader.pipeline.passes import Passes, first_passes
 from mploader.pipeline.program import Program
 from mploader.pipeline.seeds import Seeds
 from mploader.pipeline.steps import Every, Group, Skip, Take
@@ -38,7 +39,7 @@ class Plan:
     Attributes:
       length: tasks of an epoch, which are the indices 0 to length - 1; None if they are drawn.
       items: outputs of an epoch; None if nobody knows.
-      turns: passes over the bottom in an epoch; None for endless.
+      origin: where an epoch begins.
       runtime: of the steps behind the workers.
       places: where the nodes above the bottom run, by their ids.
     """
@@ -59,9 +60,10 @@ class Plan:
                 f'on_error="skip" or a callable fills batches up with the next samples, which cannot be done below '
                 f'{bottom.label}: batch above it, or on_error="raise"'
             )
-        times = [node.times for node in above if isinstance(node, Repeat)]
-        self.turns = None if None in times else prod(t for t in times if t is not None)
-        steps, periods, origins = _steps(above)
+        times = tuple(node.times for node in above if isinstance(node, Repeat))
+        turns = None if None in times else prod(t for t in times if t is not None)
+        self.origin = Origin(0, first_passes(times))
+        steps, levels, origins = _steps(above)
         self.items = root.length
         is_indexed = bottom.length is not None
         n_before = 0
@@ -72,8 +74,8 @@ class Plan:
         n_spread = n_before
         while n_spread < len(steps) and steps[n_spread].is_elementwise:
             n_spread += 1
-        self.before, self.before_periods = steps[:n_before], periods[:n_before]
-        self.behind, self.behind_periods = steps[n_spread:], periods[n_spread:]
+        self.before, self.before_levels = steps[:n_before], levels[:n_before]
+        self.behind, self._behind_levels = steps[n_spread:], levels[n_spread:]
         where = [BEFORE] * n_before + [WORKERS] * (n_spread - n_before) + [BEHIND] * (len(steps) - n_spread)
         self.places = {id(origin): place for origin, place in zip(origins, where, strict=True)}
         self.reseeds = root.reseeds
@@ -86,8 +88,8 @@ class Plan:
         index: Node | None = None
         if is_indexed:
             index = bottom
-            if self.turns != 1:
-                index = Repeat(bottom, self.turns)
+            if turns != 1:
+                index = Repeat(bottom, turns)
                 index.length = index.measure()
                 index.cuts, index.sealed = bottom.cuts, bottom.sealed
         self.length = index.length if index is not None and not n_before else None
@@ -114,17 +116,12 @@ class Plan:
             return short_repr(source[task]) if type(source) in (range, list, tuple) else f"source[{task}]"
         return f"item {task}"
 
-    def turn_of(self, task: int) -> int:
-        """Number of the pass of the bottom that begins with an indexed task; 0 if none does, or the first."""
-        if not task or not self._pass_length or task % self._pass_length:
-            return 0
-        return task // self._pass_length
-
-    def open(self, turn: int, passes: int) -> Iterator[Any]:
+    def open(self, turn: int, passes: Passes) -> Iterator[Any]:
         """Start a pass over what is drawn."""
+        number = passes.begun[0] if passes.begun else 0
         if self._pass_length is None:
-            return self._bottom.draw((turn << 32) + passes)  # type: ignore[attr-defined,no-any-return]
-        first = passes * self._pass_length
+            return self._bottom.draw((turn << 32) + number)  # type: ignore[attr-defined,no-any-return]
+        first = number * self._pass_length
         return iter(range(first, first + self._pass_length))
 
     @property
@@ -144,7 +141,15 @@ class Plan:
 
     def chain(self, turn: int, mark: Mark | None = None, judge: Judge = keep) -> Chain:
         """The steps behind the workers, for one epoch."""
-        return Chain(self.behind, self.behind_periods, turn, mark, judge)
+        pass_length = self._pass_length if self.length is not None else 0
+        origin = self.origin_of(mark)
+        return Chain(self.behind, self._behind_levels, origin, turn, mark, judge, pass_length=pass_length or 0)
+
+    def origin_of(self, mark: Mark | None) -> Origin:
+        """Where the inputs before a mark begin."""
+        if mark is None or not mark.origin:
+            return self.origin
+        return Origin(mark.origin[0], self.origin.passes.restored(mark.origin[1:]))
 
 
 def _descend(root: Node, *, single: bool) -> tuple[Node, list[Node]]:
@@ -166,22 +171,20 @@ def _has_batch(node: Node) -> bool:
 
 
 def _steps(above: Sequence[Node]) -> tuple[list[Node], list[int], list[Node]]:
-    """The nodes above the bottom as steps, after how many turns of the bottom each begins anew (0: never), its node."""
+    """The nodes above the bottom as steps, how many repeats are below each, its node."""
     steps: list[Node] = []
-    periods: list[int] = []
+    levels: list[int] = []
     origins: list[Node] = []
-    turns = 1
-    n_repeats = sum(isinstance(node, Repeat) for node in above)
+    n_repeats = 0
     for node in above:
         if isinstance(node, Repeat):
-            n_repeats -= 1
-            turns = turns * node.times if node.times is not None else 0
+            n_repeats += 1
             continue
         for step in _as_steps(node):
             steps.append(step)
-            periods.append(turns if n_repeats else 0)
+            levels.append(n_repeats)
             origins.append(node)
-    return steps, periods, origins
+    return steps, levels, origins
 
 
 def _as_steps(node: Node) -> list[Node]:

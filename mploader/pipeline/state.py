@@ -28,6 +28,8 @@ _FORM = {
     "done": list,
     "steps": list,
     "emitted": int,
+    "passes": list,
+    "origin": list,
 }
 _SAID = {"sources": "length of the sources"}
 _COUNTS = ("epoch", "delivered", "task", "inner", "emitted")
@@ -76,6 +78,8 @@ def to_dict(
         "done": _runs(saved.done),
         "steps": [list(brief) for brief in mark.states],
         "emitted": mark.emitted,
+        "passes": mark.passes,
+        "origin": mark.origin if mark.passes else [],
     }
 
 
@@ -110,6 +114,7 @@ def from_dict(
     *,
     lengths_vary: bool,
     n_steps: int | None,
+    n_repeats: int,
 ) -> Saved:
     """How far a `checked` state has come, for this pipeline.
 
@@ -118,6 +123,7 @@ def from_dict(
       pipeline, length, sources, seed: as for `to_dict`; of a pipeline without a seed they are those of the state's.
       lengths_vary: each epoch may have its own: those of a state between two epochs are of the one before.
       n_steps: how many steps run behind the workers; None where results are the items.
+      n_repeats: how many repeats these have to do with.
 
     Raises:
       StateMismatchError: of another pipeline, length or seed; the message has the difference.
@@ -130,14 +136,16 @@ def from_dict(
         for name, value in here.items()
         if state[name] != value
     ]
-    if len(state["steps"]) != (n_steps or 0) and state["delivered"]:
+    expected = (n_steps or 0, 2 * n_repeats)
+    if (len(state["steps"]), len(state["passes"])) != expected and state["delivered"]:
         differences.append("on_error was of another kind, by which batches are put together elsewhere")
     if differences:
         raise StateMismatchError(f"the state is of another loader: {'; '.join(differences)}")
     steps = [[operator.index(number) for number in brief] for brief in state["steps"]]
     if n_steps is None or not state["delivered"]:
         return Saved(state["task"], _expanded(state["done"]), None, state["delivered"])
-    mark = Mark(state["task"], state["inner"], steps, state["emitted"])
+    passes, origin = ([operator.index(number) for number in state[name]] for name in ("passes", "origin"))
+    mark = Mark(state["task"], state["inner"], steps, state["emitted"], passes, origin)
     return Saved(mark.at, frozenset(), mark, state["delivered"])
 
 

@@ -37,7 +37,7 @@ EXTRAS = {
 # Decided in pure code, so that it is tested exhaustively in microseconds.
 PURE = [
     *("engine.window", "engine.reorder", "engine.ledger", "engine.lifecycle", "transport.ring"),
-    *("pipeline.permutation", "pipeline.choice", "pipeline.interleave"),
+    *("pipeline.permutation", "pipeline.choice", "pipeline.interleave", "pipeline.passes"),
 ]
 IMPURE = {
     *("multiprocessing", "subprocess", "concurrent", "threading", "_thread", "asyncio", "signal"),

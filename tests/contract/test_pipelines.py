@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mploader import Loader, Pipeline, StateMismatchError
+from mploader import ClosedError, Loader, Pipeline, StateMismatchError
 from tests.contract.augment import Augment, draw
 from tests.contract.engines import Engine, collect, until_idle
 
@@ -437,6 +438,60 @@ def test_take_ends_what_comes_out_at_the_end_of_each_pass(quick: Engine) -> None
     batch = Pipeline.from_sequence(range(3)).batch(8, collate_fn=list).repeat().take(2)
     with quick.loader(batch, on_error="skip") as loader:
         assert list(loader) == [[0, 1, 2]] * 2
+
+
+def cut_pipelines() -> list[Pipeline[Any]]:
+    numbers = Pipeline.from_sequence(range(30)).map(draw)
+    stream = Pipeline.from_generator(lambda: itertools.count()).map(draw)
+    return [
+        numbers.filter(lambda x: True).repeat().take(32).repeat(2),
+        numbers.filter(lambda x: True).repeat(2).take(3).repeat(3),
+        stream.filter(lambda x: True).batch(3, collate_fn=list).take(2).repeat(3),
+        stream.take(5).shuffle(buffer=3).repeat().batch(2, collate_fn=list).filter(lambda x: True).take(3).repeat(2),
+    ]
+
+
+def test_a_pass_that_is_cut_short(quick: Engine) -> None:
+    """A loader begins the next one as the pipeline does, and makes no two elements with the same draws."""
+    for pipe in cut_pipelines():
+        expected = list(pipe.seed(3))
+        flat = [x for item in expected for x in (item if isinstance(item, list) else [item])]
+        assert len({repr(x) for x in flat}) == len(flat)
+        with quick.loader(pipe, seed=3) as loader:
+            assert list(loader) == expected
+            head = list(islice(loader, 4))
+            loader.set_epoch(0)
+            assert list(loader) == expected
+            assert head == list(pipe.seed(3).at_epoch(1))[:4]
+
+
+def test_a_state_of_a_pass_that_was_cut_short(quick: Engine) -> None:
+    """The epoch goes on where it was, in the passes that ran there."""
+    for pipe in cut_pipelines():
+        expected = list(pipe.seed(3))
+        for place in range(0, len(expected) + 1, 1 + len(expected) // 8):
+            with quick.loader(pipe, seed=3) as loader:
+                head = list(islice(loader, place))
+                state = json.loads(json.dumps(loader.state_dict()))
+            with Loader(pipe, num_workers=0, seed=3) as loader:
+                loader.load_state_dict(state)
+                assert head + list(loader) == expected
+
+
+def test_an_older_iterator_of_passes_that_are_cut_short(quick: Engine) -> None:
+    """It is over when a newer one begins, also just where its next pass would begin."""
+    with quick.loader(Pipeline.from_sequence(range(30)).filter(lambda x: True).take(3).repeat(2)) as loader:
+        old = iter(loader)
+        assert [next(old) for _ in range(3)] == [0, 1, 2]
+        new = iter(loader)
+        with pytest.raises(ClosedError):
+            next(old)
+        assert list(new) == [0, 1, 2, 0, 1, 2]
+        last = iter(loader)
+        assert [next(last) for _ in range(4)] == [0, 1, 2, 0]
+        loader.close()
+        with pytest.raises(ClosedError):
+            list(last)
 
 
 def test_sources_are_told_of_epochs(quick: Engine) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from pathlib import Path
 
@@ -96,6 +97,34 @@ def test_an_endless_pipeline_ends_with_its_source() -> None:
     assert list(pipe) == [0, 1]
     assert list(pipe) == []
     assert list(Pipeline.from_sequence([]).shuffle(buffer=3).repeat()) == []
+
+
+def test_a_pass_that_has_what_it_wants_ends_with_those_below() -> None:
+    """``take`` below ``repeat``: the next pass begins anew, with what is below too, and no more of this one is made."""
+    calls: list[int] = []
+
+    def seen(x: int) -> bool:
+        calls.append(x)
+        return True
+
+    numbers = Pipeline.from_sequence(range(1000)).filter(seen)
+    count = Pipeline.from_generator(lambda: itertools.count())
+    for pipe, expected in (
+        (numbers.take(3).repeat(2), [0, 1, 2, 0, 1, 2]),
+        (numbers.batch(4, collate_fn=list).take(1).repeat(3), [[0, 1, 2, 3]] * 3),
+        (count.take(3).repeat(2), [0, 1, 2, 0, 1, 2]),
+        (count.filter(seen).take(3).repeat(2), [0, 1, 2, 0, 1, 2]),
+        (count.take(2).repeat().take(3).repeat(2), [0, 1, 0, 0, 1, 0]),
+        (count.filter(seen).batch(2, collate_fn=list).take(1).repeat(2).take(1).repeat(2), [[0, 1], [0, 1]]),
+        (count.take(3).batch(2, collate_fn=list).repeat(2), [[0, 1], [2], [0, 1], [2]]),
+        (count.take(0).repeat(), []),
+        (count.repeat(0).repeat(), []),
+    ):
+        calls.clear()
+        assert list(pipe) == expected
+        assert len(calls) <= 12
+    none = Pipeline.from_generator(lambda: iter(()))
+    assert list(none.repeat(3).repeat()) == list(none.repeat().take(3).repeat().take(5).repeat(2)) == []
 
 
 def test_what_is_cut_from_an_endless_pipeline() -> None:
