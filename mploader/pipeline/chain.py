@@ -255,9 +255,11 @@ class Chain:
         return begins
 
     def _initial(self, at: int, passes: Passes) -> Any:
-        level = self._levels[at]
-        number = passes.begun[level] if level < len(passes.begun) else 0
-        return self._steps[at].initial((self._turn << 32) + number)
+        level, step = self._levels[at], self._steps[at]
+        if level == len(passes.begun):
+            # one with a length, which is here for the sake of on_error, draws what it draws with random access
+            return step.initial(self._turn if step.length is not None else self._turn << 32)
+        return step.initial((self._turn << 32) + passes.begun[level])
 
     def _marks(
         self, at: int, inner: int, emitted: int, states: Sequence[Any], passes: Passes, origin: Origin

@@ -194,6 +194,9 @@ class Node:
     def step(self, state: Any, x: Any) -> tuple[Any, Outputs]:
         """The state after ``x``, and what comes out. Changes nothing: a step that is interrupted is done again."""
         turn, seen = state
+        if self.length is not None:  # it draws what it draws with random access, behind what seeded the generators
+            draw = self.reach(seen, seen, turn) if self.is_cut else seen
+            return (turn, seen + 1), self.spread(x, draw, turn)
         if self.reseeds and self.runtime.seeds is not None:
             self.runtime.seeds.apply(rng.derive(self.key, turn, seen))
         return (turn, seen + 1), self.spread(x, seen, turn)

@@ -81,7 +81,8 @@ class Plan:
         self.reseeds = root.reseeds
         self.runtime = root.runtime  # of what runs behind
         if root.reseeds and self.behind:
-            self.runtime.seeds = Seeds([part for step in self.behind for _, part in step.user_parts()])
+            nodes = self.behind if root.length is None else root.walk()  # as random access finds their generators
+            self.runtime.seeds = Seeds([part for node in nodes for _, part in node.user_parts()])
         self._bottom = bottom
         self._pass_length = bottom.length
         grouped = is_indexed and n_before > 0 and isinstance(steps[n_before - 1], Group)
@@ -209,7 +210,7 @@ def _as_steps(node: Node) -> list[Node]:
     else:
         return [node]
     for step in made:
-        step.key, step.reseeds, step.runtime = node.key, node.reseeds, node.runtime
+        step.key, step.length, step.reseeds, step.runtime = node.key, node.length, node.reseeds, node.runtime
     return made
 
 

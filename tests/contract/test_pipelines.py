@@ -180,6 +180,19 @@ def test_batches_with_errors(quick: Engine) -> None:
         assert list(loader) == [[0, 1, 2], [3, -1, 5], [6, 7, 8]]
 
 
+def test_on_error_changes_no_draws(quick: Engine) -> None:
+    """Where nothing fails, what is above a batch draws as with random access, in a shard too, and in each epoch."""
+    batches = Pipeline.from_sequence(range(12)).map(draw).batch(2, collate_fn=list)
+    for pipe in (
+        *(batches.shard(rank, 2).map(draw).map(Augment()) for rank in (0, 1)),
+        batches.skip(1).map(Augment()).batch(2, collate_fn=list).map(draw),
+        batches.repeat(2).shard(1, 2).map(draw),
+    ):
+        expected = [list(pipe.seed(9)), list(pipe.seed(9).at_epoch(1))]
+        with quick.loader(pipe, seed=9, on_error="skip") as loader:
+            assert [list(loader), list(loader)] == expected
+
+
 def test_one_of_several_outputs_fails(quick: Engine) -> None:
     """The others of its element are delivered, and it is an error at its place that names the stage."""
 
