@@ -185,6 +185,11 @@ def get_part(node: Node, i: int, draw: int, turn: int) -> Any:
     return node.get(i, node.reach(i, draw, turn) if node.is_cut else draw, turn)
 
 
+def get_one(node: Node, i: int, draw: int, turn: int) -> Any:
+    """Element i of one of several parts; with a seed of its own it draws what it draws alone, where i is its place."""
+    return get_part(node, i, i if node.has_own_seed else draw, turn)
+
+
 class Zip(Node):
     """Tuples of the children's elements; as long as the shortest."""
 
@@ -212,7 +217,7 @@ class Concat(Node):
 
     def get(self, i: int, draw: int, turn: int) -> Any:
         which = bisect_right(self._ends, i)
-        return get_part(self.children[which], i - (self._ends[which - 1] if which else 0), draw, turn)
+        return get_one(self.children[which], i - (self._ends[which - 1] if which else 0), draw, turn)
 
 
 class Interleaved(Node):
@@ -234,7 +239,7 @@ class Interleaved(Node):
 
     def get(self, i: int, draw: int, turn: int) -> Any:
         which, at = self._table[i]
-        return get_part(self.children[which], at, draw, turn)
+        return get_one(self.children[which], at, draw, turn)
 
     @property
     def label(self) -> str:
@@ -262,7 +267,7 @@ class Mixed(Node):
 
     def get(self, i: int, draw: int, turn: int) -> Any:
         which, at = self._choice[i]
-        return get_part(self.children[which], at, draw, turn)
+        return get_one(self.children[which], at, draw, turn)
 
     @property
     def label(self) -> str:

@@ -132,6 +132,7 @@ class Node:
       key: what its randomness is derived from; 0 until it is bound.
       cuts: the parts of longer streams that it is, or is made of: shards, slices, parts of a split.
       sealed: of these, those that `reach` does not see; they are part of ``key``.
+      has_own_seed: of the parts of a merge, it is one with a seed of its own.
       cost: nanoseconds spent in what the user gave, and elements made by it; one list for all copies in this process,
         and in a worker two words of memory that the consumer reads. None where it is not measured.
     """
@@ -144,6 +145,7 @@ class Node:
     length: int | None = None
     cuts: tuple[int, ...] = ()
     sealed: tuple[int, ...] = ()
+    has_own_seed: bool = False
     cost: list[int] | memoryview[int] | None = None
 
     def __init__(self, *children: Node) -> None:
@@ -318,7 +320,9 @@ class Seeded(Node):
         return self.child.length
 
     def bind(self, runtime: Runtime, seed: int, *, reseeds: bool, branch: tuple[int, ...] = ()) -> Node:  # noqa: D102
-        return self.child.bind(runtime, rng.derive(self.seed), reseeds=True)  # in a merge as alone
+        bound = self.child.bind(runtime, rng.derive(self.seed), reseeds=True)  # in a merge as alone
+        bound.has_own_seed = True
+        return bound
 
     def _height(self) -> int:
         return self.child._height()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mploader import Loader, Pipeline
+from tests.pipelines import noisy
 
 NUMBERS: Any = Pipeline.from_sequence(range(10))
 UNTYPED: Any = NUMBERS
@@ -244,3 +245,14 @@ def test_a_seeded_part_is_the_same_in_a_merge_as_alone() -> None:
     part = NUMBERS.shuffle().seed(1)
     assert [x for x, _ in Pipeline.zip(part, NUMBERS)] == list(part)
     assert all(x == y for x, y in Pipeline.zip(part, part))
+    a, b = (Pipeline.from_sequence([name] * 6).map(noisy) for name in "ab")
+    b = b.skip(1).seed(2)
+    for merge in (
+        Pipeline.concat(a, b),
+        Pipeline.interleave([a, b], 2),
+        Pipeline.sample_from([a, b]).seed(3),
+        Pipeline.concat(a, b).batch(3, collate_fn=list).map(lambda batch: batch[::-1]).unbatch(),
+    ):
+        found = [x for x in merge if x[0] == "b"]
+        assert sorted(found) == sorted(list(b)[: len(found)])
+    assert [x for _, x in Pipeline.zip(a, b)] == list(b)
