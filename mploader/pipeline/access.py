@@ -127,15 +127,26 @@ class Slice(Reorder):
         cut = self.cut
         if isinstance(cut, tuple):
             cut = slice(*(round(share * inner) for share in cut))
-        self._places = range(inner)[cut]
+        places = self._places = range(inner)[cut]
+        step = abs(places.step)
+        # what is left out at an end is another part's
+        self.is_short = bool(places) and (
+            min(places[0], places[-1]) >= step or max(places[0], places[-1]) < inner - step
+        )
         return ENDLESS if inner == ENDLESS and cut.stop is None else len(self._places)
 
     def at(self, i: int, turn: int) -> int:
         return self._places[i]
 
     def reach(self, i: int, draw: int, turn: int) -> int:
-        at = self._places[i]
-        return self.child.reach(at, at + (draw - i) * abs(self._places.step), turn)
+        places = self._places
+        if self.is_short or places.step < 0:  # repeated, it stays in its own places of each repetition of the whole
+            again, place = divmod(draw, len(places))
+            assert self.child.length is not None
+            place = places[place] + again * self.child.length
+        else:
+            place = places[i] + (draw - i) * abs(places.step)
+        return self.child.reach(places[i], place, turn)
 
     def own_cut(self) -> tuple[int, ...]:
         places = self._places

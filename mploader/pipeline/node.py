@@ -85,14 +85,16 @@ class Runtime:
         Args:
           places: index and draw of each.
         """
-        made, is_cut = [], node.is_cut
+        made, is_cut, stays = [], node.is_cut, node.cuts == node.sealed
         for i, draw in places:
             tries = 0
+            if is_cut and not (stays and draw == i):  # of a part that begins where the whole does, one in its place
+                draw = node.reach(i, draw, turn)
             while True:
                 if self._begin is not None:
                     self._begin(i)
                 try:
-                    made.append(node.get(i, node.reach(i, draw, turn) if is_cut else draw, turn))
+                    made.append(node.get(i, draw, turn))
                     break
                 except self._retry_on:
                     if tries == self._retries or self.is_spent:
@@ -132,6 +134,7 @@ class Node:
       key: what its randomness is derived from; 0 until it is bound.
       cuts: the parts of longer streams that it is, or is made of: shards, slices, parts of a split.
       sealed: of these, those that `reach` does not see; they are part of ``key``.
+      is_short: `reach` sees a part that leaves out one end of its child, though it may begin where that does.
       has_own_seed: of the parts of a merge, it is one with a seed of its own.
       cost: nanoseconds spent in what the user gave, and elements made by it; one list for all copies in this process,
         and in a worker two words of memory that the consumer reads. None where it is not measured.
@@ -145,6 +148,7 @@ class Node:
     length: int | None = None
     cuts: tuple[int, ...] = ()
     sealed: tuple[int, ...] = ()
+    is_short: bool = False
     has_own_seed: bool = False
     cost: list[int] | memoryview[int] | None = None
 
@@ -171,7 +175,7 @@ class Node:
     @property
     def is_cut(self) -> bool:
         """Whether `reach` may give another number than it is given."""
-        return self.cuts != self.sealed
+        return self.cuts != self.sealed or self.is_short
 
     def told_length(self) -> int | None:
         """Elements of a pass, as far as a source tells that has no random access."""
@@ -270,6 +274,7 @@ class Node:
         below = tuple(chain.from_iterable(child.cuts for child in bound.children))
         seen = tuple(chain.from_iterable(child.sealed for child in bound.children))
         bound.sealed = below if many or bound.is_barrier else seen
+        bound.is_short = len(bound.children) == 1 and bound.child.is_short and not bound.is_barrier
         bound.key = rng.derive(seed, self._height(), *branch, *bound.sealed)
         bound.length = bound.measure()
         bound.cuts = (*below, *bound.own_cut())

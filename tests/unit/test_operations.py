@@ -430,6 +430,28 @@ def test_ranks_share_no_draws(tail: Callable[..., Any], is_stream: bool) -> None
     assert not set(ranks[0].values()) & set(ranks[1].values())
 
 
+@pytest.mark.parametrize(
+    "tail",
+    [
+        lambda p: p.repeat(3).map(drawn),
+        lambda p: p.map(drawn).repeat(3),
+        lambda p: p.map(drawn).batch(4, collate_fn=list).repeat(3).unbatch(),
+        lambda p: p.repeat(3).batch(4, collate_fn=tuple).map(drawn),
+        lambda p: p.shuffle().repeat(3).map(globally_drawn),
+        lambda p: p.map(drawn).shuffle(buffer=3).batch(8, collate_fn=list).unbatch(),
+        lambda p: p.take(3).repeat().take(7).repeat(2).map(drawn),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.* behind shuffle")
+def test_parts_share_no_draws(tail: Callable[..., Any]) -> None:
+    """Where they are repeated neither, and no element draws twice the same."""
+    whole = NUMBERS.seed(3)
+    a, b = whole.split([0.6, 0.4], seed=1)
+    for parts in ((a, b), (whole.take(6), whole.skip(6)), (whole[:4], whole[6::2], whole[-1:3:-2])):
+        draws = [draw for part in parts for _, draw in tail(part)]
+        assert len(set(draws)) == len(draws) > 5
+
+
 def test_flat_map_takes_all_of_an_element_first() -> None:
     """An element's outputs are a list: one that never ends would be asked for ever."""
     seen = []
