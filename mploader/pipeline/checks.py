@@ -11,9 +11,12 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from mploader.pipeline import rng
-from mploader.pipeline.access import Repeat, Shuffle
+from mploader.pipeline.access import Reorder, Repeat, Shuffle
+from mploader.pipeline.cached import Cached
+from mploader.pipeline.collate import stack
 from mploader.pipeline.fetch import short_repr
 from mploader.pipeline.node import Node
+from mploader.pipeline.padding import pad_stack
 from mploader.pipeline.steps import Buffered
 from mploader.pipeline.streams import Drawn
 
@@ -87,3 +90,12 @@ def warn_of_leak(
 def shown(cut: slice) -> str:
     """A slice as it is written."""
     return ":".join("" if part is None else str(part) for part in (cut.start, cut.stop, cut.step or ""))
+
+
+def is_stacked(node: Node) -> bool:
+    """Whether the elements of this node are batches as `stack` or `pad_stack` made them."""
+    while node.is_opaque or isinstance(node, Reorder | Repeat | Cached):
+        node = node.child
+    made = getattr(node, "collate_fn", None)
+    made = getattr(made, "func", made)  # functools.partial
+    return made is stack or made is pad_stack

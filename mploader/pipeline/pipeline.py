@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from mploader.pipeline import rng, seeds
 from mploader.pipeline.access import Batch, Concat, Interleaved, Mixed, Repeat, Shuffle, Slice, Source, Zip
 from mploader.pipeline.cached import Cached, open_cache, randomness
-from mploader.pipeline.checks import function, integer, numbers, plain_function, shown, warn_of_leak, why_none
+from mploader.pipeline.checks import (
+    function,
+    integer,
+    is_stacked,
+    numbers,
+    plain_function,
+    shown,
+    warn_of_leak,
+    why_none,
+)
 from mploader.pipeline.collate import stack
 from mploader.pipeline.elements import Collate, Enumerate, Filter, FlatMap, Map, Unbatch
 from mploader.pipeline.explain import explain, one_line
@@ -76,8 +85,12 @@ class Pipeline(Origin, Generic[T_co]):
         return self._with(FlatMap(self._node, function("flat_map", fn)))
 
     def unbatch(self) -> Pipeline[Any]:
-        """The rows of each element: arrays, lists, and dicts, tuples, dataclasses of them."""
-        return self._with(Unbatch(self._node, Slices))
+        """The rows of each element: arrays, lists, and dicts, tuples, dataclasses of them.
+
+        Right behind a batch its samples, lists in them too; else a list is one column, as in `from_slices`.
+        """
+        rows = functools.partial(Slices, is_stacked=True) if is_stacked(self._node) else Slices
+        return self._with(Unbatch(self._node, rows))
 
     def enumerate(self, start: int = 0) -> Pipeline[tuple[int, T_co]]:
         """``(number, element)``."""

@@ -8,7 +8,8 @@ a batch again; of a tensor a tensor. Rows of arrays and tensors are copies, sinc
 would change the source, for this worker and all epochs to come; elements of lists are the elements. A map of a file of
 which only a part of each row is wanted is better given to ``from_sequence``, which copies nothing.
 
-A list is one column and a tuple several, as in tf.data's ``from_tensor_slices``.
+A list is one column and a tuple several, as in tf.data's ``from_tensor_slices``. In a batch of `stack` a list of
+columns is one that `stack` has made of lists, by position: that it is such a batch has to be told.
 """
 
 from __future__ import annotations
@@ -44,18 +45,19 @@ class Slices(Sequence[Any]):
     (3, {'x': array([4, 5]), 'y': 'c'})
     """
 
-    def __init__(self, struct: Any) -> None:
+    def __init__(self, struct: Any, *, is_stacked: bool = False) -> None:
         """Look at the columns.
 
         Args:
           struct: columns of one length.
+          is_stacked: it is as `stack` made it: a list of columns stands for lists.
 
         Raises:
           ValueError: no columns, or lengths that differ; the message names them.
           TypeError: a part has no ``len()`` and ``[]``, or no rows: a str, a number, a generator.
         """
         lengths: list[tuple[Path, int]] = []
-        self._row = _read(struct, (), lengths)
+        self._row = _read(struct, (), lengths, is_stacked=is_stacked)
         if not lengths:
             raise ValueError(f"no columns in {short_repr(struct)}: give at least one array or list")
         if len({length for _, length in lengths}) > 1:
@@ -93,13 +95,22 @@ class _Branch:
         return build(self.container, self.shell, self.labels, parts)
 
 
-def _read(struct: Any, path: Path, lengths: list[tuple[Path, int]]) -> Fetch:
+def _read(struct: Any, path: Path, lengths: list[tuple[Path, int]], *, is_stacked: bool) -> Fetch:
     container = container_kind(type(struct))
-    if container is None or container is Container.LIST:
+    if container is None or (container is Container.LIST and not (is_stacked and all(map(_is_stacked, struct)))):
         return _read_column(struct, path, lengths)
     labels = labels_of(container, struct)
-    parts = [_read(part_of(container, struct, label), (*path, (container, label)), lengths) for label in labels]
+    parts = [
+        _read(part_of(container, struct, label), (*path, (container, label)), lengths, is_stacked=is_stacked)
+        for label in labels
+    ]
     return _Branch(container, build(container, struct, labels, [None] * len(labels)), labels, parts)
+
+
+def _is_stacked(part: Any) -> bool:
+    """Whether `stack` made it of several: an object that it left alone is none of these."""
+    tensor = getattr(sys.modules.get("torch"), "Tensor", ())
+    return isinstance(part, (np.ndarray, tensor)) or container_kind(type(part)) is not None
 
 
 def _read_column(column: Any, path: Path, lengths: list[tuple[Path, int]]) -> Fetch:

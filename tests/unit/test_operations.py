@@ -191,6 +191,26 @@ def test_unbatch_and_rebatch() -> None:
     assert [batch["x"].tolist() for batch in batches.unbatch().batch(3)] == [[0, 1, 2], [3, 4]]
 
 
+def test_unbatch_undoes_a_batch_of_lists() -> None:
+    """Lists are walked by position as ``batch`` walks them; behind anything else a list is one column."""
+    samples: list[Any] = [
+        {"boxes": [{"x": 1}, {"x": 2}], "words": ["a", "b", "c"], "n": i, "pair": ("p", [None, {4}])} for i in range(5)
+    ]
+    pipe = Pipeline.from_sequence(samples)
+    batches = pipe.batch(2)
+    for made in (batches, batches.shuffle(seed=1).repeat(1), pipe.filter(bool).batch(3).take(9), pipe.padded_batch(2)):
+        rows = sorted(made.unbatch(), key=lambda row: int(row["n"]))
+        assert rows == samples
+    assert list(Pipeline.from_sequence([["a", "b", "c"], ["d", "e", "f"]]).batch(2).unbatch()) == [
+        ["a", "b", "c"],
+        ["d", "e", "f"],
+    ]
+    assert [row.tolist() for row in Pipeline.from_sequence([[1, 2], [3, 4]]).batch(2).unbatch()] == [[1, 2], [3, 4]]
+    assert list(Pipeline.from_sequence(["a", "b", "c"]).batch(2).unbatch()) == ["a", "b", "c"]
+    lists = [["a", "b"], ["c", "d"], ["e", "f"]]
+    assert list(Pipeline.from_sequence(lists).batch(2, collate_fn=list).unbatch()) == lists
+
+
 def test_padded_batch() -> None:
     """Arrays of different shapes are filled up to the largest, or to a given shape, with a given value."""
     ragged = Pipeline.from_sequence([np.array([1]), np.array([2, 3])])
