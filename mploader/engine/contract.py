@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from mploader.errors import MploaderError
 from mploader.transport.codec import free_chunk
 from mploader.transport.lease import free
 from mploader.transport.records import Kind, Result
 from mploader.transport.segment import Segment
+
+
+class WaitedTooLong(MploaderError):
+    """Nothing came within the time that ``next()`` may wait; a later call goes on waiting."""
+
+
+class For(NamedTuple):
+    """An element that a given worker must have; only from a source that is drawn in ``next()``."""
+
+    worker_id: int
+    element: Any
 
 
 class Elements(NamedTuple):
@@ -22,6 +34,7 @@ class Elements(NamedTuple):
       done: tasks from there on that were delivered already.
       reopen: makes the iterator anew; None for one that can be had only once.
       is_bound: only the thread that made the iterator may draw from it.
+      is_quick: drawing takes no time: a window of it is drawn as the epoch begins, and then by `Stream.admit`.
     """
 
     length: int
@@ -31,6 +44,7 @@ class Elements(NamedTuple):
     done: frozenset[int] = frozenset()
     reopen: Callable[[], Iterator[Any]] | None = None
     is_bound: bool = False
+    is_quick: bool = False
 
 
 class Delivery(NamedTuple):

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any
 
 from mploader.engine import blame
-from mploader.engine.contract import Elements
+from mploader.engine.contract import Elements, For
 from mploader.engine.feeder import Broken, Feeder
 from mploader.engine.process import Pool
 from mploader.engine.window import Window
@@ -88,6 +88,9 @@ class Feed:
             self.admit()
         elif self._feeder is not None:
             self._give_credit(self._feeder)
+        elif self._elements.is_quick:
+            while self.admit():
+                pass
 
     def clear(self) -> None:
         """Give the epoch up; drops every reference to the source."""
@@ -135,7 +138,7 @@ class Feed:
         Where tasks cost less than waking a worker, it waits until half of the window is free.
         """
         if self.draws_here:
-            if self._draw_s < SLOW_DRAW_S:
+            if self._draw_s < SLOW_DRAW_S and not self._elements.is_quick:
                 self.admit()
         elif 2 * self._window.outstanding <= self._window.prefetch or not self._pool.pace.is_cheap:
             self.admit()
@@ -201,8 +204,11 @@ class Feed:
         drawn, window = self._drawn, self._window
         failed: Failure | Broken | None = None
         spans: list[Span] = []
+        workers: list[int] | None = None
         while window.has_room() and (len(drawn) > len(spans) or self._take()):
             element = drawn[len(spans)]
+            if type(element) is For:
+                workers, element = [element.worker_id], element.element
             if self._feeder is None and type(element) is not Broken:
                 element = self._write(element, self.next_seq + len(spans))
             if not isinstance(element, Span):
@@ -214,7 +220,7 @@ class Feed:
                 break
         end = self.next_seq + len(spans)
         if spans:
-            self._pool.submit(range(self.next_seq, end), self.base, self._epoch, spans)
+            self._pool.submit(range(self.next_seq, end), self.base, self._epoch, spans, workers=workers)
         if failed is not None:
             error = failed.error
             if not isinstance(error, MploaderError):  # which tells its place itself: an element that cannot travel

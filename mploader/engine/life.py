@@ -57,6 +57,7 @@ class Life:
     """One incarnation, from its start to its burial.
 
     Attributes:
+      exitcode: how its process ended, as `subprocess.Popen.returncode`; None before, or where nobody knows.
       is_condemned: its task is overdue, it is asked for its stack and then killed; no result of it counts any more.
         The signal that asks ends the waits of native code early (``EINTR``), which may return something else then:
         in the task in hand, or in the next one, should it have finished just before.
@@ -68,6 +69,7 @@ class Life:
         self.restarts = restarts
         self.state = State.STARTING
         self.pid: int | None = None
+        self.exitcode: int | None = None
         self._process: platform.Process | None = None
         self.doom: Doom | None = None
         self.is_condemned = False

@@ -19,6 +19,7 @@ from mploader.engine.contract import Arrival, failed_here, free_result
 from mploader.engine.ledger import Ledger
 from mploader.engine.life import Doom, Life, Shared
 from mploader.engine.lifecycle import Event, State
+from mploader.engine.mail import Mail
 from mploader.engine.outbox import MIN_LIMIT_BYTES
 from mploader.engine.pace import CHEAP_NS, Pace
 from mploader.engine.record_pipe import RecordPipe
@@ -41,6 +42,7 @@ MAX_SEGMENT_BYTES = 1 << 40
 SPARE_FACTOR = 64  # virtual room beyond a whole window of the largest results: held spans leave gaps of any size
 ADDRESS_SHARE = 4  # where the address space is limited: all memories together take this part of what is left
 HELD_SHARE = 4  # of a ring smaller than that, what waits, and what is held, may take this part each
+NEVER = 1 << 62  # a seq that no task has
 MAX_NUDGES = 5  # a worker that waits for work, seconds after work was sent, is stopped, not idle
 
 _RUN, _LAST_COMPLETION = int(Verb.RUN), int(Kind.ERROR)  # plain: an enum's member costs more than all else in its line
@@ -81,6 +83,7 @@ class Pool:
         self.fatal: MploaderError | None = None
         self.start_error: Arrival | None = None
         self.lives: dict[int, Life] = {}
+        self.mail = Mail(self.ledger, self.lives)
         self.restarts = [0] * options.num_workers
         self.floor = 0
         self.floor_raised_ns = 0
@@ -146,13 +149,20 @@ class Pool:
             words[CONTROL_PLACES - 1] = self._generation
 
     def submit(
-        self, seqs: range, base: int, epoch: int, elements: Iterable[Span] | None = None, chunk: int = 1
+        self,
+        seqs: range,
+        base: int,
+        epoch: int,
+        elements: Iterable[Span] | None = None,
+        chunk: int = 1,
+        workers: Iterable[int] | None = None,
     ) -> None:
         """Send tasks to whichever workers come first; the position of ``seq`` is ``seq - base``. Never blocks.
 
         Args:
           elements: where the elements of a stream lie in the arena, one a task.
           chunk: so many tasks travel as one; 1 with ``elements``.
+          workers: the ``worker_id`` that each must go to.
         """
         with self.lock:
             generation = self._generation
@@ -166,9 +176,14 @@ class Pool:
                     Task(seq, seq - base, *element, 0, generation, _RUN, epoch)
                     for seq, element in zip(seqs, elements, strict=True)
                 ]
+            if workers is not None:
+                tasks = [task._replace(worker=1 + number) for task, number in zip(tasks, workers, strict=True)]
             for task in tasks:
                 self.ledger.add(task)
-            self.tasks.send(tasks, together=chunk * self.pace.run_ns < CHEAP_NS)  # to wake a worker costs more
+            if workers is None:
+                self.tasks.send(tasks, together=chunk * self.pace.run_ns < CHEAP_NS)  # to wake a worker costs more
+            else:
+                self.mail.send(tasks)
 
     def write_element(self, element: object) -> Span:
         """Write an element of a stream into the arena; from any thread.
@@ -209,6 +224,7 @@ class Pool:
         """File all records that have come; the answer is the pool's own deque of first completions."""
         with self.lock:
             self.file_records()
+            self.mail.send_rest()
         return self._arrived
 
     def file_records(self) -> None:
@@ -243,6 +259,7 @@ class Pool:
             self.floor_raised_ns = time.monotonic_ns()
             self.file_records()
             self.tasks.give_up_below(floor)
+            self.mail.give_up_below(floor)
             for seq in [seq for seq in self.ledger.open if seq < floor]:
                 self.free_elements([self.ledger.close(seq)])
             dropped = [arrival for arrival in self._arrived if arrival.record.seq < floor]
@@ -252,8 +269,10 @@ class Pool:
     def reissue(self, seqs: list[int] | None = None) -> None:
         """Issue open tasks again as duplicates (all of them by default); no attempt is charged."""
         with self.lock:
-            tasks = [self.ledger.task(seq) for seq in (list(self.ledger.open) if seqs is None else seqs)]
-            self.tasks.send([task for task in tasks if task is not None], together=False)
+            known = [self.ledger.task(seq) for seq in (list(self.ledger.open) if seqs is None else seqs)]
+            tasks = [task for task in known if task is not None]
+            self.mail.send([task for task in tasks if task.worker])
+            self.tasks.send([task for task in tasks if not task.worker], together=False)
 
     def nudge(self, seq: int) -> None:
         """Issue a task again if no worker has it in hand although one waits for work.
@@ -264,14 +283,17 @@ class Pool:
         """
         with self.lock:
             living = [life for life in self.lives.values() if not life.is_dead]
-            waiting = [life for life in living if life.segment.words[Word.PHASE] == Phase.WAITING]
+            task = self.ledger.task(seq)
+            named = 0 if task is None else task.worker
+            able = [life for life in living if named in (0, life.worker_id + 1)]
+            waiting = [life for life in able if life.segment.words[Word.PHASE] == Phase.WAITING]
             # what a worker has made, and will announce with the rest of its chunk, may be made by another meanwhile
             if not waiting or any(seq in life.taken() and seq >= life.claimed() for life in living):
                 self._nudged = (seq, 0)
                 return
             times = self._nudged[1] + 1 if self._nudged[0] == seq else 1
             self._nudged = (seq, times)
-            if times == 1 or not self.tasks.n_unread:
+            if times == 1 or named or not self.tasks.n_unread:
                 self.reissue([seq, *(other for other in self.lost_tasks() if other != seq)])
             if times > MAX_NUDGES:
                 self._nudged = (seq, 0)
@@ -294,10 +316,15 @@ class Pool:
         living = [life for life in self.lives.values() if not life.is_dead]
         return self.ledger.lost(
             self.tasks.n_unread,
-            self.tasks.waiting,
+            [*self.tasks.waiting, *self.mail.waiting],
             [life.taken() for life in living],
             {life.incarnation for life in living},
         )
+
+    def keep_named(self) -> None:
+        """Tasks that died with the worker they name wait for its successor, in their order."""
+        lost = [self.ledger.task(seq) for seq in self.lost_tasks()]
+        self.mail.keep([task for task in lost if task is not None and task.worker])
 
     def bury(self, life: Life) -> None:
         """Forget a dead incarnation; its segment lives on under parked and leased results."""
@@ -310,6 +337,10 @@ class Pool:
         return self._generation
 
     # -- end ---------------------------------------------------------------------------------------
+
+    def give_up(self) -> None:
+        """Have workers skip whatever they have not begun."""
+        self._control.words[CONTROL_FLOOR] = NEVER
 
     def close(self) -> None:
         """Close every descriptor; idempotent. Workers are gone by now, or this is a forked child."""

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from mploader.engine import blame
-from mploader.engine.contract import Delivery, Elements
+from mploader.engine.contract import Delivery, Elements, WaitedTooLong
 from mploader.engine.costs import Costs
 from mploader.engine.feed import Feed
 from mploader.engine.launch import Launcher, LaunchError
@@ -61,6 +61,7 @@ class Stream:
         """
         self.options = options
         self.epoch = self.run = -1
+        self.wait_limit_s: float | None = None  # for one item, in `take`
         self.is_closed = self.is_forked = self.is_exiting = False
         self.skipped = self.errors = 0
         self.n_calls = self.n_ready = 0
@@ -229,6 +230,14 @@ class Stream:
         self.handouts.clear()
         self.supervisor.wake()
 
+    def admit(self, run: int) -> None:
+        """Fill the window from a source that is drawn only here, and as an epoch begins (`Elements.is_quick`)."""
+        with self._turn:
+            if run == self.run and not self.pool.trouble and not self._dirty:
+                self._dirty = True
+                self._feed.begin_ahead()
+                self._dirty = False
+
     # -- one item ----------------------------------------------------------------------------------
 
     def take(self, run: int, thread: int) -> Delivery:
@@ -237,6 +246,7 @@ class Stream:
         Raises:
           ClosedError: closed, or a newer epoch was begun.
           WorkerStartError: workers cannot start.
+          WaitedTooLong: nothing came within ``wait_limit_s``.
         """
         with self._turn:
             while True:
@@ -373,7 +383,12 @@ class Stream:
     def _wait(self, waited_from: int) -> None:
         """Sleep until something arrives; look around now and then whether anybody has the item in hand."""
         before = time.monotonic_ns()
-        self.pool.wait(LOOK_AROUND_S)
+        left_s = LOOK_AROUND_S
+        if self.wait_limit_s is not None:
+            left_s = min(left_s, self.wait_limit_s - (before - waited_from) / 1e9)
+            if left_s <= 0:
+                raise WaitedTooLong(f"nothing came within {self.wait_limit_s} s")
+        self.pool.wait(left_s)
         now = time.monotonic_ns()
         self.wait_ns += now - before
         if now - self._looked_ns < LOOK_AROUND_S * 1e9 or now - waited_from < LOOK_AROUND_S * 1e9:

@@ -184,6 +184,8 @@ class Supervisor:
             return None
         self._watched[life.death_fd] = life
         self._poller.register(life.death_fd, platform.READABLE)
+        with self._pool.lock:
+            self._pool.mail.send_rest()
         return life
 
     def _new_life(self, worker_id: int) -> Life:
@@ -218,12 +220,13 @@ class Supervisor:
             if self._gives_up(life, exitcode, ready):
                 return
             pool.restarts[life.worker_id] += 1
+            pool.keep_named()
         successor = self._launch(life.worker_id)
         if successor is None:
             return
         with pool.lock:
             pool.file_records()  # what the others completed meanwhile is not lost
-            if again is not None and successor.mail(again):
+            if again is not None and not again.worker and successor.mail(again):
                 pool.ledger.wrote(again, successor.incarnation)
             pool.reissue(pool.lost_tasks())
             pool.wakeup.set()
@@ -231,7 +234,8 @@ class Supervisor:
     def _bury(self, life: Life) -> int | None:
         self._unwatch(life)
         assert life.pid is not None
-        return self._launcher.reap(life.pid)
+        life.exitcode = self._launcher.reap(life.pid)
+        return life.exitcode
 
     def _unwatch(self, life: Life) -> None:
         del self._watched[life.death_fd]
@@ -356,6 +360,7 @@ class Supervisor:
     def _end(self) -> None:
         """Stop all workers, kill those that do not, end the launcher, close everything."""
         pool = self._pool
+        pool.give_up()
         for life in self._watched.values():
             with pool.lock:
                 life.doom = life.doom or Doom("close")

@@ -121,7 +121,7 @@ class Worker:
         place = payload.Place(int(self._control[at]), int(self._control[at + 1]))
         self._work = payload.load(self._payload_fd, place)
         self._outbox.writer.dispatch = dispatch_table()
-        self._outbox.writer.always_dispatch = count_tracked() > 0
+        self._outbox.writer.always_dispatch |= count_tracked() > 0
         seeds = self._attach().seeds
         if seeds is not None and not self._work.reseeds:  # else all workers draw the same numbers
             seeds.apply(derive(self._seed, self.incarnation))

@@ -12,7 +12,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 RECORD_BYTES = 64
-_TASK = struct.Struct("<QqQQQIIIIII")
+_TASK = struct.Struct("<QqQQQIIIHIIH")
 _RESULT = struct.Struct("<QQQQQIIIHHI4x")
 assert _TASK.size == _RESULT.size == RECORD_BYTES
 
@@ -39,7 +39,7 @@ class Task(NamedTuple):
     """Consumer to worker: run ``fn`` on one element, or on each of a chunk: ``n_tasks`` of them, one after the other.
 
     ``offset`` and the sizes locate the element in the consumer's arena; all are 0 where the index itself
-    is enough (``span_nbytes == 0``).
+    is enough (``span_nbytes == 0``). ``worker`` is the one it must be done by, counted from 1; 0 for any.
     """
 
     seq: int
@@ -53,6 +53,7 @@ class Task(NamedTuple):
     verb: int = Verb.RUN
     epoch: int = 0
     n_tasks: int = 1
+    worker: int = 0
 
     @property
     def seqs(self) -> range:

@@ -17,7 +17,7 @@ from mploader.transport.records import RECORD_BYTES, Kind, Result, Task, Verb
 U16, U32, U64 = (1 << 16) - 1, (1 << 32) - 1, (1 << 64) - 1
 I64 = (1 << 63) - 1
 
-TASK_LIMITS = Task(U64, I64, U64, U64, U64, U32, U32, U32, U32, U32, U32)
+TASK_LIMITS = Task(U64, I64, U64, U64, U64, U32, U32, U32, U16, U32, U32, U16)
 RESULT_LIMITS = Result(U64, U64, U64, U64, U64, U32, U32, U32, U16, U16, U32)
 
 TASKS = st.builds(Task, st.integers(0, U64), st.integers(-1, I64), *[st.integers(0, n) for n in TASK_LIMITS[2:]])
