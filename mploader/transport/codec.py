@@ -17,10 +17,12 @@ import copyreg
 import io
 import pickle
 import struct
+import sys
 from array import array
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from mploader.transport import tensors
 from mploader.transport.lease import Leases, free
 from mploader.transport.pickler import ByValuePickler
 from mploader.transport.ring import Ring, align
@@ -158,7 +160,13 @@ class SpanWriter:
         try:
             if not (self.dispatch and (self.always_dispatch or self._had_buffers)):
                 stream = pickle.dumps(obj, 5, buffer_callback=self._keep)
-                if not self._main_by_value or b"__main__" not in stream:
+                if not self._main_by_value:
+                    if "torch" not in sys.modules or tensors.TOLD_BY not in stream:
+                        return stream
+                    self.always_dispatch = True
+                    self._raws.clear()
+                    return self._dump(obj)
+                if b"__main__" not in stream:
                     return stream
                 raise pickle.PicklingError("something in it may be named by __main__")
             return self._dump(obj)
@@ -184,9 +192,10 @@ class SpanWriter:
 
     def _table(self) -> DispatchTable:
         """The reducers, with what a library may have registered meanwhile."""
-        if len(copyreg.dispatch_table) != self._registered:
-            self._registered = len(copyreg.dispatch_table)
-            self.dispatch = {**copyreg.dispatch_table, **self.dispatch}
+        known = len(copyreg.dispatch_table) + ("torch" in sys.modules)
+        if known != self._registered:
+            self._registered = known
+            self.dispatch = {**tensors.reducers(), **copyreg.dispatch_table, **self.dispatch}
         return self.dispatch
 
     def _keep(self, buffer: pickle.PickleBuffer) -> bool | None:

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from cloudpickle import cloudpickle
 
+from mploader.transport import tensors
+
 
 def tracked_classes() -> list[type]:
     """The classes that cloudpickle sent or received by value in this process."""
@@ -28,7 +30,7 @@ def dispatch_table() -> dict[type, Callable[[Any], Any]]:
     Runs in: worker, after the payload was loaded: every class it tracks then is known to the consumer too.
     """
     table = {cls: reduce_tracked for cls in tracked_classes() if cls not in copyreg.dispatch_table}
-    return {np.ndarray: reduce_array, **copyreg.dispatch_table, **table}
+    return {np.ndarray: reduce_array, **tensors.reducers(), **copyreg.dispatch_table, **table}
 
 
 def count_tracked() -> int:
