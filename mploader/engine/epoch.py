@@ -46,7 +46,7 @@ class EpochIterator(Iterator[T_co]):
 
     def __next__(self) -> T_co:
         while True:
-            if not self._handouts:  # what an interrupt has kept back comes first
+            if not self._handouts or threading.get_ident() not in self._handouts:  # what was kept back comes first
                 for value in self._ready.values:
                     return value  # type: ignore[no-any-return]  # no interrupt can strike between these two lines
             thread = threading.get_ident()

@@ -50,22 +50,32 @@ class Opened:
         self.ready = Ready()
         self.values: deque[Any] = deque()
         self.rest: deque[Failed] = deque()
+        self._sizes: Sequence[int] = ()
 
     def begin(self) -> None:
         """Forget all; iterators of older epochs find nothing here any more. Any thread."""
         ready = Ready()
         self.ready.values = _NOTHING
         self.ready = ready
-        self.seqs = ()
+        self.seqs = self._sizes = ()
         self.values = deque()
         self.rest = deque()
 
-    def fill(self, seqs: Sequence[int], values: list[Any], rest: list[Failed]) -> None:
-        """Take results: values, and what follows them from the first error on."""
+    def stop(self) -> None:
+        """Hand nothing out any more, but keep count of what was not. Any thread."""
+        self.ready.values = _NOTHING
+
+    def fill(self, seqs: Sequence[int], values: list[Any], rest: list[Failed], sizes: Sequence[int]) -> None:
+        """Take results: values, and what follows them from the first error on; ``sizes`` are the bytes each leases."""
         queue, others = deque(values), deque(rest)
         iterator = map(deque.popleft, repeat(queue, len(queue)))
         ready = self.ready
-        self.values, self.rest, self.seqs = queue, others, seqs  # no call stands from here on: all or nothing
+        self.values, self.rest, self.seqs, self._sizes = (
+            queue,
+            others,
+            seqs,
+            sizes,
+        )  # no call stands from here on: all or nothing
         ready.values = iterator
 
     def first(self) -> Failed:
@@ -83,6 +93,12 @@ class Opened:
     def left(self) -> Sequence[int]:
         """Seqs of those that were not handed out."""
         return self.seqs[len(self.seqs) - len(self) :]
+
+    @property
+    def leased_bytes(self) -> int:
+        """Shared memory that those take which were not handed out."""
+        left = len(self)
+        return sum(self._sizes[-left:]) if left else 0
 
     @property
     def end(self) -> int:

@@ -29,7 +29,7 @@ from mploader.errors import MploaderError
 from mploader.limits import address_space_left_bytes
 from mploader.options import Options
 from mploader.stats.block import Phase, Word
-from mploader.transport import records
+from mploader.transport import codec, records
 from mploader.transport.codec import Span, SpanWriter
 from mploader.transport.lease import free
 from mploader.transport.payload import Payload
@@ -245,15 +245,11 @@ class Pool:
             self._arrived.append(failed_here(seq, error, is_source=is_source))
             self.free_elements([self.ledger.close(seq)])
 
-    def cancel(self, floor: int) -> list[Arrival]:
-        """Give up every task below ``floor``: workers skip them, their results only free their spans.
-
-        Returns:
-          Arrivals that nobody has taken yet.
-        """
+    def cancel(self, floor: int) -> None:
+        """Give up every task below ``floor``: workers skip them, their results only free their spans."""
         with self.lock:
             if floor <= self.floor:
-                return []
+                return
             self._control.words[CONTROL_FLOOR] = floor
             self.floor = floor
             self.floor_raised_ns = time.monotonic_ns()
@@ -262,6 +258,10 @@ class Pool:
             self.mail.give_up_below(floor)
             for seq in [seq for seq in self.ledger.open if seq < floor]:
                 self.free_elements([self.ledger.close(seq)])
+
+    def drop_arrived(self, floor: int) -> list[Arrival]:
+        """What has arrived of tasks below ``floor``; for the consumer, who alone knows what it has parked already."""
+        with self.lock:
             dropped = [arrival for arrival in self._arrived if arrival.record.seq < floor]
             self._arrived = deque(arrival for arrival in self._arrived if arrival.record.seq >= floor)
         return dropped
@@ -283,12 +283,14 @@ class Pool:
         """
         with self.lock:
             living = [life for life in self.lives.values() if not life.is_dead]
+            busy = [life for life in living if life.segment.words[Word.PHASE] != Phase.WAITING]
+            self.file_records()  # behind that: who waits has announced all it had
             task = self.ledger.task(seq)
             named = 0 if task is None else task.worker
             able = [life for life in living if named in (0, life.worker_id + 1)]
-            waiting = [life for life in able if life.segment.words[Word.PHASE] == Phase.WAITING]
+            waiting = [life for life in able if life not in busy]
             # what a worker has made, and will announce with the rest of its chunk, may be made by another meanwhile
-            if not waiting or any(seq in life.taken() and seq >= life.claimed() for life in living):
+            if not waiting or any(seq in life.taken() and seq >= life.claimed() for life in busy):
                 self._nudged = (seq, 0)
                 return
             times = self._nudged[1] + 1 if self._nudged[0] == seq else 1
@@ -314,10 +316,12 @@ class Pool:
     def lost_tasks(self) -> list[int]:
         """The open tasks, by seq, that died with a worker before it claimed them."""
         living = [life for life in self.lives.values() if not life.is_dead]
+        taken = [life.taken() for life in living if life.segment.words[Word.PHASE] != Phase.WAITING]
+        self.file_records()  # behind that: who waits has announced all it had
         return self.ledger.lost(
             self.tasks.n_unread,
             [*self.tasks.waiting, *self.mail.waiting],
-            [life.taken() for life in living],
+            taken,
             {life.incarnation for life in living},
         )
 
@@ -388,9 +392,8 @@ class Pool:
             if ledger.are_open(seqs):
                 self._arrived.append(Arrival(record, life.segment, life.pid))
                 ledger.complete_chunk(seqs)
-            else:  # some were issued again, each by itself, and have come; the others come the same way
-                free_result(life.segment, record)
-                self.reissue(list(seqs))
+            else:
+                self._file_parts(record, life)
             return
         if seq in ledger.open:
             self._arrived.append(Arrival(record, life.segment, life.pid))
@@ -399,6 +402,25 @@ class Pool:
         done = ledger.complete(seq, record.incarnation)
         if done is not None:
             self.free_elements([done])
+
+    def _file_parts(self, record: Result, life: Life) -> None:
+        """A chunk of which some were issued again, each by itself, and have come: take the others one by one."""
+        segment = life.segment
+        for seq, part in zip(record.seqs, codec.chunk_parts(segment, record, record.n_tasks), strict=True):
+            single = record._replace(seq=seq, n_tasks=1)
+            if seq not in self.ledger.open:
+                if part.span_nbytes:
+                    free(segment, part.offset)
+                continue
+            if part.span_nbytes:
+                single = single._replace(**part._asdict())
+                arrival = Arrival(single, segment, life.pid)
+            else:  # it lies in the chunk's own span
+                single = single._replace(offset=0, stream_nbytes=part.stream_nbytes, span_nbytes=0, n_buffers=0)
+                arrival = Arrival(single, codec.copied_part(segment, part), life.pid)
+            self._arrived.append(arrival)
+            self.ledger.complete(seq, record.incarnation)
+        free(segment, record.offset)
 
     def _file_rare(self, record: Result, life: Life) -> None:
         if record.kind == Kind.READY:

@@ -64,13 +64,14 @@ class Results:
 
     def progress(self) -> Saved:
         """How far the epoch has come: all that has left `opened` counts."""
-        base, opened = self._feed.base, self.opened
+        base, opened, done = self._feed.base, self.opened, set(self._feed.done)
         if self._options.in_order:
             task = max(self._reorder.head, opened.end) - base
-            saved = Saved(task, frozenset(), None, task)
         else:
-            done = frozenset(seq - base for seq in self._ahead.union(opened.seqs) if seq >= self._floor)
-            saved = Saved(self._floor - base, done, None, self._floor - base + len(done))
+            task = self._floor - base
+            done.update(seq - base for seq in self._ahead.union(opened.seqs))
+        done = {number for number in done if number >= task}
+        saved = Saved(task, frozenset(done), None, task + len(done))
         return saved.without(seq - base for seq in opened.left)
 
     def receive(self) -> bool:
@@ -109,6 +110,7 @@ class Results:
         failed: list[Failed] = []
         copied: list[tuple[Segment, int]] = []
         seqs: list[int] = []
+        sizes: list[int] = []  # of what is leased
         arrivals: list[Arrival] = []
         leases.begin()
         self._seqs = seqs  # first: as long as `opened` has others, nothing of these is settled
@@ -123,11 +125,12 @@ class Results:
                     copied.append((segment, record.offset))
             elif record.kind != _RESULT or segment is None:
                 seqs.append(seq)
+                sizes.append(0)
                 failed.append(Failed(None, self._error(arrival, epoch), arrival.is_source))
             else:
                 for part in codec.chunk_parts(segment, record, record.n_tasks) if record.n_tasks > 1 else (record,):
                     lease = self._leases_for(part) if part.n_buffers else None
-                    if part.n_buffers and lease is None:
+                    if lease is None and (part.n_buffers or (record.n_tasks > 1 and part.span_nbytes)):
                         copied.append((segment, part.offset))
                     try:
                         # H: rebuilt over leased views of the ring
@@ -142,13 +145,18 @@ class Results:
                         else:
                             values.append(value)
                     seqs.append(seq)
+                    sizes.append(0 if lease is None else part.span_nbytes)
                     seq += 1
             if failed or len(seqs) >= limit or record.stream_nbytes > MAX_BURST_BYTES:
                 break
             arrival = self._reorder.behind(len(arrivals), record.seq + record.n_tasks)
-        self.opened.fill(seqs, values, failed)
+        self.opened.fill(seqs, values, failed, sizes)
         self._settle(copied)
         self.n_ready += max(0, len(values) - 1)
+        if failed:  # an error keeps this frame: not the results that came with it
+            value = None
+            values.clear()
+            failed.clear()
         return True
 
     def repair(self, handouts: Iterable[Delivery]) -> None:

@@ -194,6 +194,7 @@ class Stream:
         if self._turn.acquire(timeout=LET_GO_TIMEOUT_S):  # not while another thread is inside the source
             try:
                 if not self._inside:
+                    self.opened.stop()  # first: what is handed out from here on would not be counted
                     self._final = self.progress(), self._feed.base  # what an interrupt kept back will not be handed out
                     self.handouts.clear()
                     self._let_go()
@@ -202,6 +203,7 @@ class Stream:
 
     def _let_go(self) -> None:
         """Keep no source, no item, no memory; of shared memory, only what the user's results lie in is left."""
+        self.opened.stop()
         if self._final is None:
             self._final = self.results.progress(), self._feed.base
         self._feed.clear()
@@ -215,6 +217,8 @@ class Stream:
         """In a forked child: everything here is the parent's."""
         self.is_closed = self.is_forked = self.pool.trouble = True
         self.opened.begin()
+        self.handouts.clear()
+        self._inside = False
         self.pool.lock = threading.RLock()
         self._turn = threading.RLock()
         self.leases.forget()
@@ -224,7 +228,9 @@ class Stream:
     def _drop_epoch(self) -> None:
         self._feed.clear()
         base = self._feed.base
-        for arrival in [*self.pool.cancel(base), *self.results.start(base)]:
+        self.pool.cancel(base)
+        dropped = [*self.pool.drop_arrived(base), *self.results.start(base)]
+        for arrival in {id(arrival): arrival for arrival in dropped}.values():  # an interrupt may have left one in both
             arrival.free()
         self.window.clear()
         self.handouts.clear()
@@ -406,7 +412,7 @@ class Stream:
         with pool.lock:
             pool.file_records()
             issued = max(pool.ledger.open, default=-1)
-        arrived = max((arrival.record.seqs[-1] for arrival in pool.receive()), default=-1)
+            arrived = max((arrival.record.seqs[-1] for arrival in pool.receive()), default=-1)
         self._feed.repair(max(issued, arrived))
         self.results.repair(list(self.handouts.values()))
         self.results.receive()

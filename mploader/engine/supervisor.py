@@ -152,8 +152,7 @@ class Supervisor:
         for fd, _ in ready:
             if fd == self._wakeup.fd:
                 self._wakeup.clear()
-                for arrival in self._pool.cancel(self.switch.abandoned_floor):
-                    arrival.free()
+                self._pool.cancel(self.switch.abandoned_floor)
             elif fd in self._watched:
                 self._on_death(self._watched[fd])
 

@@ -174,6 +174,7 @@ class Worker:
             now = time.monotonic_ns()
             self._last_wait_ns = waited_ns = now - done
             words[Word.WAITING_NS] += waited_ns
+            words[Word.CHUNK_END] = 0
             now = self._run_chunk(task, now) if task.n_tasks > 1 else self._run_item(task, task.seq, task.position, now)
             self._outbox.flush()
             self._done_ns = done = time.monotonic_ns()

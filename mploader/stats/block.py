@@ -40,7 +40,7 @@ class Word:
     STARTING_NS = 12
     RSS_BYTES = 13  # sampled by the worker about once a second
     ELEMENT = 14  # which of a task's several elements is in hand, by its index below the batch
-    CHUNK_SEQ = 15  # first seq of the chunk taken last, and the one behind its last; a single task leaves them
+    CHUNK_SEQ = 15  # first seq of the chunk in hand, and the one behind its last, 0 for a single task
     CHUNK_END = 16
     MAIL = 64  # tasks written to this worker's mailbox; written by the consumer, in a cache line of its own
     COSTS = 128  # of each function of a pipeline: nanoseconds, calls

@@ -34,7 +34,7 @@ def snapshot(stream: Any, options: Options) -> LoaderStats:
         in_flight=max(0, window.outstanding - window.parked) if window else 0,
         parked=window.parked if window else 0,
         parked_bytes=window.parked_bytes if window else 0,
-        leased_bytes=stream.leases.nbytes if pool is not None else 0,
+        leased_bytes=max(0, stream.leases.nbytes - stream.opened.leased_bytes) if pool is not None else 0,
         consumer_wait_s=getattr(stream, "wait_ns", 0) / 1e9,
         consumer_busy_s=getattr(stream, "busy_ns", 0) / 1e9,
         ready_share=(stream.n_ready + with_others) / n_calls if n_calls else 0.0,

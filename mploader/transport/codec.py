@@ -386,6 +386,20 @@ def read_part(segment: Segment, part: Located, leases: Leases | None) -> Any:
     return read(segment, part, leases)
 
 
+class _Copied(NamedTuple):
+    """What is used of a segment where one small object is read, and freed."""
+
+    view: memoryview
+    words: memoryview
+
+
+def copied_part(segment: Segment, part: Span) -> Any:
+    """Copy one small object out of a chunk, into private memory with the face of a segment; it lies at offset 0."""
+    memory = memoryview(bytearray((part.stream_nbytes + 7) & -8))
+    memory[: part.stream_nbytes] = segment.view[part.offset : part.offset + part.stream_nbytes]
+    return _Copied(memory, memory.cast("q"))
+
+
 def chunk_parts(segment: Segment, chunk: Located, count: int) -> list[Span]:
     """Where the ``count`` objects of a chunk lie, for `read_part`."""
     entry = (chunk.offset + HEAD_BYTES + chunk.stream_nbytes) >> 3

@@ -69,7 +69,7 @@ del fcntl.F_SETPIPE_SZ
 import mploader, psutil
 names = [found.name for found in pkgutil.walk_packages(mploader.__path__, "mploader.")]
 for name in names:
-    if name != "mploader.platform.linux":
+    if name != "mploader.platform.linux" and not name.startswith("mploader.integrations."):  # which need frameworks
         importlib.import_module(name)
 print(mploader.platform.IS_PORTABLE, "mploader.platform.linux" in sys.modules, len(names) > 30)
 """

@@ -122,3 +122,14 @@ def test_a_life_that_ended_stands_still() -> None:
     assert (end.words[Word.ITEMS], end.hand()) == (5, None)
     assert end.seconds(Phase.WAITING, 113 * SECOND) == end.seconds(Phase.WAITING, 200 * SECOND) == 5.0
     assert end.stopped(300 * SECOND).seconds(Phase.WAITING, 300 * SECOND) == 5.0
+
+
+def test_what_was_taken_last() -> None:
+    """Nothing, a chunk, one task: a single's claim never stands for an older chunk that it lies in."""
+    block = new_block()
+    assert len(block.chunk()) == 0
+    words = block.words
+    words[Word.CHUNK_END], words[Word.CHUNK_SEQ], words[Word.CLAIM] = 8, 0, 5
+    assert block.chunk() == range(8)
+    words[Word.CHUNK_END], words[Word.CLAIM] = 0, 6
+    assert block.chunk() == range(6, 7)
