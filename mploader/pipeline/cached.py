@@ -18,6 +18,7 @@ from mploader.pipeline.cache import Cache
 from mploader.pipeline.elements import Calls
 from mploader.pipeline.fingerprint import fingerprint
 from mploader.pipeline.node import UNKNOWN, Node, Runtime
+from mploader.pipeline.sources import changes_by_epoch
 
 
 class Cached(Node):
@@ -60,14 +61,16 @@ class Cached(Node):
 
 
 def randomness(node: Node) -> str | None:
-    """The first operation up to this node whose elements differ from pass to pass, as it is written."""
+    """Which operation up to this node has elements that differ from pass to pass, and how."""
     for below in node.walk():
         if isinstance(below, Calls) and below.takes_rng:
-            return below.label
+            return f"{below.label} is random"
         if isinstance(below, Shuffle) and (below.reshuffle or below.seed is None):
-            return below.label
+            return f"{below.label} is random"
         if isinstance(below, Mixed) and below.seed is None:
-            return below.label
+            return f"{below.label} is random"
+        if isinstance(below, Source) and changes_by_epoch(below.source.source):
+            return f"{below.label} changes with the epoch"
     return None
 
 

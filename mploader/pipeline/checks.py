@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 from mploader.pipeline import rng
-from mploader.pipeline.access import Reorder, Repeat, Shuffle
+from mploader.pipeline.access import Concat, Interleaved, Mixed, Reorder, Repeat, Shuffle
 from mploader.pipeline.cached import Cached
 from mploader.pipeline.collate import stack
+from mploader.pipeline.elements import Filter
 from mploader.pipeline.fetch import short_repr
 from mploader.pipeline.node import Node
 from mploader.pipeline.padding import pad_stack
@@ -94,8 +95,10 @@ def shown(cut: slice) -> str:
 
 def is_stacked(node: Node) -> bool:
     """Whether the elements of this node are batches as `stack` or `pad_stack` made them."""
-    while node.is_opaque or isinstance(node, Reorder | Repeat | Cached):
+    while node.is_opaque or isinstance(node, Reorder | Repeat | Cached | Filter):
         node = node.child
+    if node.children and isinstance(node, Concat | Interleaved | Mixed):
+        return all(map(is_stacked, node.children))
     made = getattr(node, "collate_fn", None)
     made = getattr(made, "func", made)  # functools.partial
     return made is stack or made is pad_stack

@@ -221,8 +221,8 @@ class _File:
         if not stat.S_ISREG(found.st_mode):
             kind = "folder" if stat.S_ISDIR(found.st_mode) else "pipe or device"
             raise ValueError(
-                f"{path} is no file but a {kind}: give paths of files, list_files(pattern) finds them; what can be "
-                f"read once only is a stream, from_generator"
+                f"{path} is no file but a {kind}: give paths of files, Pipeline.from_files(pattern) finds them; "
+                f"what can be read once only is a stream, from_generator"
             )
         self.state = _State(found.st_size, found.st_mtime_ns)
 
@@ -291,7 +291,7 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except FileNotFoundError as error:
         if glob.has_magic(path):
-            error.add_note("a glob is no path: list_files(pattern) finds the files")
+            error.add_note("a glob is no path: list(Pipeline.from_files(pattern)) finds the files")
         raise
 
 

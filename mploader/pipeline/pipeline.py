@@ -311,7 +311,7 @@ class Pipeline(Origin, Generic[T_co]):
 
         Raises:
           TypeError: there is no random access here; or something cannot be fingerprinted, and there is no ``version``.
-          ValueError: an operation below is random, and ``freeze`` is not set.
+          ValueError: an operation below is random, or a source changes with the epoch, and ``freeze`` is not set.
         """
         if self._node.length is None:
             raise TypeError(f"cache() needs positions, and {why_none(self._node)}: place it before")
@@ -320,7 +320,7 @@ class Pipeline(Origin, Generic[T_co]):
         culprit = randomness(self._node)
         if culprit is not None and not freeze:
             raise ValueError(
-                f"{culprit} is random, and a cache would keep its first draws for ever: place it behind the cache, or "
+                f"{culprit}, and a cache would keep what the first pass gives for ever: place it behind the cache, or "
                 "cache(freeze=True)"
             )
         store = open_cache(self._node, path, limit_bytes, version=version)

@@ -95,10 +95,10 @@ class Plan:
                 index.cuts, index.sealed = bottom.cuts, bottom.sealed
         self.length = index.length if index is not None and not n_before else None
         spread = steps[n_before:n_spread]
-        key = bottom.key
-        if n_before and origins[n_before - 1].cuts != bottom.cuts:  # a shard of a stream: tasks are numbered in it
-            key = rng.derive(key, *origins[n_before - 1].cuts)
-        self.program = Program(index, spread, grouped=grouped, key=key, reseeds=bottom.reseeds)
+        # a shard of a stream, or of a buffered shuffle: tasks are numbered in it
+        is_part = n_before > 0 and origins[n_before - 1].cuts != bottom.cuts
+        key = rng.derive(bottom.key, *origins[n_before - 1].cuts) if is_part else bottom.key
+        self.program = Program(index, spread, grouped=grouped, key=key, reseeds=bottom.reseeds, is_part=is_part)
 
     @property
     def is_plain(self) -> bool:
@@ -144,7 +144,10 @@ class Plan:
         """The steps behind the workers, for one epoch."""
         pass_length = self._pass_length if self.length is not None else 0
         origin = self.origin_of(mark)
-        return Chain(self.behind, self._behind_levels, origin, turn, mark, judge, pass_length=pass_length or 0)
+        chain = Chain(self.behind, self._behind_levels, origin, turn, mark, judge, pass_length=pass_length or 0)
+        if self.items == 0:  # known beforehand: no pass will ever give anything
+            chain.finish()
+        return chain
 
     def origin_of(self, mark: Mark | None) -> Origin:
         """Where the inputs before a mark begin."""

@@ -25,12 +25,22 @@ class Program:
       many: the result is a list of outputs, else it is the output.
     """
 
-    def __init__(self, root: Node | None, spread: Sequence[Node], *, grouped: bool, key: int, reseeds: bool) -> None:
+    def __init__(
+        self,
+        root: Node | None,
+        spread: Sequence[Node],
+        *,
+        grouped: bool,
+        key: int,
+        reseeds: bool,
+        is_part: bool = False,
+    ) -> None:
         self.root = root
         self.spread = [_detached(node) for node in spread]
         self.grouped = grouped
         self.many = any(node.name in ("filter", "flat_map", "unbatch") for node in spread)
         self._key = key
+        self._is_part = is_part  # of what is drawn: the functions over it have draws of their own
         self._is_cut = root is not None and root.is_cut
         self._reseeds = reseeds and bool(spread)  # else nothing of the user's runs
         nodes = root.walk() if root is not None else ()
@@ -83,6 +93,8 @@ class Program:
             if self._is_cut:
                 draw = root.reach(x, draw, turn)
             x = root.get(x, draw, turn)
+        if self._is_part and root is not None and self._reseeds and runtime.seeds is not None:
+            runtime.seeds.apply(rng.derive(self._key, turn, draw))
         if not self.many:
             for node in self.spread:
                 (x,) = node.spread(x, draw, turn)

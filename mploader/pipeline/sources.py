@@ -175,6 +175,11 @@ def epoch_hook(source: object) -> Callable[[], object] | None:
     return hook if callable(hook) else None
 
 
+def changes_by_epoch(source: object) -> bool:
+    """Whether its elements may be others in each epoch: it is told where one begins, or ends."""
+    return epoch_hook(source) is not None or callable(getattr(type(source), "set_epoch", None))
+
+
 def _resolve_by_protocol(source: object) -> Indexed | Streamed:
     """What is none of the known kinds, by its methods; looked up on the class, as Python does."""
     kind = type(source)

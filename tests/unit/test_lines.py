@@ -290,7 +290,7 @@ def test_bad_arguments(kind: Any, tmp_path: Path) -> None:
         kind([path, tmp_path / "nowhere"])
     with pytest.raises(FileNotFoundError) as caught:
         kind(tmp_path / "*.txt")
-    assert caught.value.__notes__ == ["a glob is no path: list_files(pattern) finds the files"]
+    assert caught.value.__notes__ == ["a glob is no path: list(Pipeline.from_files(pattern)) finds the files"]
 
 
 def test_what_is_no_file(tmp_path: Path) -> None:

@@ -472,6 +472,60 @@ def test_parts_share_no_draws(tail: Callable[..., Any]) -> None:
         assert len(set(draws)) == len(draws) > 5
 
 
+@pytest.mark.filterwarnings("ignore:.* behind shuffle", "ignore:shard of a stream")
+def test_parts_of_a_buffered_shuffle_share_no_draws() -> None:
+    """Nor of the generators of Python and NumPy, where the elements below have random access."""
+    mixed = NUMBERS.shuffle(buffer=3).skip(1)
+    for parts in ([mixed.shard(rank, 2) for rank in (0, 1)], [mixed.take(4), mixed.skip(4)]):
+        draws = [draw for part in parts for _, draw in part.map(globally_drawn).seed(4)]
+        assert len(set(draws)) == len(draws) > 5
+
+
+def test_a_cache_above_a_source_that_changes_is_refused() -> None:
+    """It would serve the first epoch for ever; frozen, it is meant to."""
+
+    class Reversing:
+        def __init__(self) -> None:
+            self.items = [0, 1, 2]
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, i: int) -> int:
+            return self.items[i]
+
+        def on_epoch_end(self) -> None:
+            self.items.reverse()
+
+    pipe = Pipeline.from_sequence(Reversing())
+    with pytest.raises(ValueError, match="changes with the epoch"):
+        pipe.cache()
+    with Loader(pipe.cache(freeze=True), num_workers=0) as loader:
+        assert [list(loader), list(loader)] == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_passes_that_are_known_to_be_empty_end(num_workers: int) -> None:
+    """A set smaller than its batch, dropped, and repeated: nothing, for every on_error."""
+    for pipe in (
+        Pipeline.from_sequence(range(5)).batch(32, drop_last=True).repeat().take(3),
+        Pipeline.from_sequence(range(1)).batch(2).skip(1).repeat(),
+    ):
+        for on_error in ("raise", "skip"):
+            options: dict[str, Any] = {"on_error": on_error, "start_method": "fork"}
+            with Loader(pipe, num_workers=num_workers, **options) as loader:
+                assert list(loader) == []
+
+
+def test_unbatch_behind_what_leaves_batches_as_they_are() -> None:
+    """A filter, and merges of batches: lists in samples are no columns."""
+    samples = [["a", "b"], ["c", "d"]]
+    batches = Pipeline.from_sequence(samples).batch(2)
+    assert list(batches.filter(lambda batch: True).unbatch()) == samples
+    assert list(Pipeline.concat(batches, batches).unbatch()) == samples * 2
+    assert list(Pipeline.interleave([batches, batches], 2).unbatch()) == samples * 2
+
+
 def test_flat_map_takes_all_of_an_element_first() -> None:
     """An element's outputs are a list: one that never ends would be asked for ever."""
     seen = []
