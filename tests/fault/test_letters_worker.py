@@ -81,7 +81,8 @@ def test_every_try_dies(step: str, tmp_path: Path) -> None:
     """
     trap = hook(tmp_path, step, after=False)
     trap.fault.once = False
-    with Loader(range(N), trap.fn, num_workers=1, worker_init_fn=trap, retries=2, start_method="fork") as loader:
+    options: dict[str, Any] = {"num_workers": 1, "start_method": "fork", "chunk": 1}
+    with Loader(range(N), trap.fn, worker_init_fn=trap, retries=2, **options) as loader:
         found = drain(loader)
         if step == "take":
             assert type(found[-1]).__name__ == "WorkerStartError"
