@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mploader import Loader, MploaderError, NotPicklableError, Pipeline, RemoteError, ResultTooLargeError
+from mploader.engine import stream
 from tests.contract.engines import Gate, Tally, collect
 
 CHUNKS: list[Any] = [1, 2, 3, 7, 64, "auto"]
@@ -192,8 +193,12 @@ def test_a_chunk_that_has_no_room_comes_one_by_one() -> None:
                 assert len(next(iterator)) == sizes[i % 4]
 
 
-def test_a_slow_item_keeps_back_what_came_before_it_for_a_second_at_most(tmp_path: Path) -> None:
+def test_a_slow_item_keeps_back_what_came_before_it_for_a_second_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where another worker is free it makes those again, and each still comes once."""
+    assert stream.LOOK_AROUND_S == 1
+    monkeypatch.setattr(stream, "LOOK_AROUND_S", 0.05)
     gate = Gate(tmp_path / "gate")
 
     def fn(i: int) -> int:

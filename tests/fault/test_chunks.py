@@ -200,7 +200,7 @@ def test_a_state_loaded_and_taken_again_before_what_was_done_has_come_anew(tmp_p
 
     def fn(i: int) -> int:
         if i == 0 or (i in (5, 6, 7) and slow.is_open):
-            time.sleep(0.3)
+            time.sleep(0.1)
         return i
 
     options: dict[str, Any] = {"num_workers": 3, "prefetch": 12, "in_order": False, "start_method": "fork"}
