@@ -264,6 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="mploader against torch's DataLoader and memcpy")
     parser.add_argument("--rounds", type=int, default=5, help="runs of each measurement, whose median is printed")
     parser.add_argument("--seconds", type=float, default=1.0, help="timed part of one measurement")
+    parser.add_argument("--prefetch", type=int, default=PREFETCH, help="results ahead, of one measurement (--one)")
     parser.add_argument("--quick", action="store_true", help="one round of 0.4 s: a look, no result")
     parser.add_argument("--tensors", action="store_true", help="also torch with tensors in place of arrays")
     parser.add_argument("--json", metavar="PATH", help="write every single measurement there")
@@ -271,6 +272,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         side, name = options.one
+        globals()["PREFETCH"] = options.prefetch
         return print(json.dumps(SIDES[side](name, options.seconds)))
     rounds, seconds = (1, 0.4) if options.quick else (options.rounds, options.seconds)
     about = facts()

@@ -70,12 +70,9 @@ class Opened:
         queue, others = deque(values), deque(rest)
         iterator = map(deque.popleft, repeat(queue, len(queue)))
         ready = self.ready
-        self.values, self.rest, self.seqs, self._sizes = (
-            queue,
-            others,
-            seqs,
-            sizes,
-        )  # no call stands from here on: all or nothing
+        # no call stands from here on: all or nothing
+        self.values, self.rest = queue, others
+        self.seqs, self._sizes = seqs, sizes
         ready.values = iterator
 
     def first(self) -> Failed:

@@ -8,14 +8,14 @@ C  its record goes onto one pipe that all workers pull from; an element of a str
 D  a worker takes it, writes phase, start, then claim into its status block, and calls the user's code
                                                                                           (`worker.py`)
 E  the worker pickles the result, large buffers out of band, straight into its ring       (`codec.py`)
-F  a fixed-size record announces it                                                       (`worker.py`)
+F  a fixed-size record announces it                                                       (`outbox.py`)
 G  the consumer files the record: the first completion of a seq is parked until its turn  (`process.py`)
 H  the consumer unpickles it over leased views of the ring, and hands it out              (`results.py`)
 
 The consumer drives all of this from inside ``next()``; no thread stands between, but for the one that draws a
 stream's elements ahead (`feeder.py`). A head that is ready is delivered before anything is received. Ctrl-C may
-strike between any two bytecodes: what was decided stays in `_handouts` until the iterator returns it, and a stream
-that an exception left in the middle of things is `_dirty` and repairs itself at the next call.
+strike between any two bytecodes: a value stays in `opened`, and what else was decided in `handouts`, until the iterator
+returns it; a stream that an exception left in the middle of things is `_dirty` and repairs itself at the next call.
 
 Runs in: consumer. Must never know: what a source is, how processes are made.
 """

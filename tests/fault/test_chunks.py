@@ -75,6 +75,17 @@ def test_a_dear_item_amid_cheap_ones_runs_once(tmp_path: Path, monkeypatch: pyte
         assert runs.lines.count("5") == 1
 
 
+def test_a_single_task_is_no_claim_of_the_chunk_before_it() -> None:
+    """A worker that has taken a chunk, and then one task out of it, has that task alone."""
+    with Loader(range(4), abs, num_workers=1, chunk=4, prefetch=8, start_method="fork") as loader:
+        iterator = iter(loader)  # kept: else its epoch is given up
+        assert list(iterator) == [0, 1, 2, 3]
+        pool: Any = loader._stream.pool  # type: ignore[union-attr]
+        assert pool.lives[0].taken() == range(4)
+        pool.submit(range(2, 3), 0, 0)
+        until(lambda: pool.lives[0].taken() == range(2, 3), "the worker to take it")
+
+
 def test_an_interrupt_between_parking_and_leaving_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was parked and not yet taken off the pool's list is given back once: its worker writes there again."""
     park, is_armed = Window.park, [False]
@@ -151,17 +162,15 @@ def test_a_state_taken_after_a_close_in_another_thread(request: pytest.FixtureRe
     request.addfinalizer(functools.partial(sys.setswitchinterval, sys.getswitchinterval()))
     sys.setswitchinterval(1e-6)
 
-    def busy(i: int) -> int:
-        return sum(range(300)) * 0 + i
-
     for _ in range(30):
-        with Loader(range(5000), busy, num_workers=1, chunk=32, prefetch=128, start_method="fork") as loader:
+        with Loader(range(5000), abs, num_workers=1, chunk=64, prefetch=256, start_method="fork") as loader:
             given = 0
             closer = threading.Timer(0.03, loader.close)
             closer.start()
             try:
                 for _item in loader:
                     given += 1
+                    sum(range(10_000))  # so that it is busy with what was opened when the loader is closed
             except ClosedError:
                 pass
             closer.join()
@@ -181,7 +190,8 @@ def test_closing_waits_for_an_item_not_for_its_chunk(tmp_path: Path) -> None:
 
     options: dict[str, Any] = {"num_workers": 2, "prefetch": 400, "chunk": 200, "start_method": "fork"}
     with Loader(range(10_000), fn, worker_init_fn=init, **options) as loader:
-        next(iter(loader))
+        iterator = iter(loader)  # kept: else its epoch is given up, and the chunk with it
+        next(iterator)
     assert sorted(said.lines) == ["bye 0", "bye 1"]
 
 
